@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 IGNORE_INDEX = 255
 """Target value (uint8) that no loss and no metric counts."""
@@ -59,11 +61,12 @@ class Legend:
     """Pixel value for "no answer", 0 to 255 and not the id of a class."""
 
     def __post_init__(self) -> None:
-        ids, names = [c.id for c in self.classes], [c.name for c in self.classes]
+        ids = [c.id for c in self.classes]
         if not ids:
             raise ValueError("a legend needs at least one class")
-        for what, values in (("id", ids), ("name", names)):
-            twice = sorted({v for v in values if values.count(v) > 1}, key=str)
+        columns: tuple[tuple[str, list[Any]], ...] = (("id", ids), ("name", list(self.names)))
+        for what, values in columns:
+            twice = [v for v in values if values.count(v) > 1]
             if twice:
                 raise ValueError(f"a legend names each class once; class {what} {twice[0]!r} appears twice")
         if not 0 <= self.nodata <= 255:  # noqa: PLR2004 - uint8
@@ -84,9 +87,9 @@ class Legend:
         """Class names by class index."""
         return tuple(c.name for c in self.classes)
 
-    def decode(self, index: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    def decode(self, index: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Class ids for class indices of any shape; IGNORE_INDEX becomes `nodata`."""
-        table = np.full(256, self.nodata, np.uint8)
+        table: NDArray[np.uint8] = np.full(256, self.nodata, np.uint8)
         table[: len(self)] = self.ids
         return table[index]
 

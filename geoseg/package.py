@@ -1,7 +1,7 @@
 """What a model package says about itself: `model.json`, as a validated value.
 
-A package is a folder with `model.json` and `weights.safetensors`, nothing executable. This module knows the JSON
-only; reading and writing weights is the business of `geoseg.models.store`.
+A package is a folder with `model.json` and `weights.safetensors`, nothing executable. This module knows
+the JSON only; reading and writing weights is the business of `geoseg.models.store`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Card(_Value):
     stride_px: Px = Field(description="Patch origins and sizes are multiples of this")
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     licence: str | None = None
-    provenance: dict[str, Any] = Field(default_factory=dict, description="How, when and from what it was made")
+    provenance: dict[str, Any] = Field(default_factory=dict, description="How and from what it was made")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,0 +1,1 @@
+"""A synthetic scene with known truth, and the run that maps it."""

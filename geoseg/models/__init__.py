@@ -1,0 +1,1 @@
+"""Networks and how they are stored and run. Never imports rasterio."""

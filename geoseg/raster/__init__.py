@@ -1,0 +1,1 @@
+"""Pixels in and out: scenes, windowed reads, tile parts, cloud-optimised GeoTIFFs. Never imports torch."""

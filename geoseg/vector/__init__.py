@@ -1,0 +1,1 @@
+"""Polygons: tracing class rasters, merging across tiles, true areas, GeoPackages. Never imports torch."""

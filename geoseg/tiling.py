@@ -1,0 +1,252 @@
+"""Where patches and tiles lie: one scene-wide lattice, grouped into tiles of work.
+
+Pure arithmetic on integers. One axis of the lattice, with patch 6, overlap 2, stride 2, on 15 pixels:
+
+    pixels    0 1 2 3 4 5 6 7 8 9 . . . . 14 (15 is padding up to a multiple of the stride)
+    patch 0   |---------|
+    patch 1           |---------|                      origins are multiples of the stride
+    patch 2                   |---------|
+    patch 3                       |---------|          the last one slides back, flush with the end
+    supports  |-------|-------|-----|-------|          overlaps are split at their midpoint
+
+Supports partition the axis, whatever the size. A patch never leaves the padded scene, so at the border the
+network meets the border itself (its own padding), as it would in a run on the whole image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from geoseg.errors import UsageError, explain
+from geoseg.windows import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """Patches along one axis of a scene."""
+
+    size: int
+    """Pixels of the scene along this axis, at least 1."""
+    patch_px: int
+    """Side of a patch; smaller patches are used where the scene itself is smaller."""
+    overlap_px: int
+    """Pixels neighbouring patches share, at least."""
+    stride_px: int
+    """Patch origins, sizes and overlaps are multiples of this."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.stride_px < 1:
+            raise ValueError(f"size {self.size} and stride {self.stride_px} must be at least 1")
+        for name, value in (("patch", self.patch_px), ("overlap", self.overlap_px)):
+            if value % self.stride_px:
+                low = value - value % self.stride_px
+                raise UsageError(
+                    explain(
+                        f"the {name} size is off the network's stride",
+                        at=f"{value} px",
+                        expected=f"a multiple of {self.stride_px}",
+                        found=f"{value} = {low} + {value % self.stride_px}",
+                        change=f"Use {low} or {low + self.stride_px}.",
+                    )
+                )
+        if not 0 <= self.overlap_px < self.patch_px:
+            raise UsageError(
+                explain(
+                    "the overlap does not fit the patch",
+                    at=f"patch {self.patch_px} px",
+                    expected=f"an overlap of 0 to {self.patch_px - self.stride_px} px",
+                    found=f"{self.overlap_px} px",
+                    change="Make the patch larger or the overlap smaller.",
+                )
+            )
+
+    @property
+    def padded(self) -> int:
+        """`size` rounded up to a multiple of the stride."""
+        return -(-self.size // self.stride_px) * self.stride_px
+
+    @property
+    def length(self) -> int:
+        """Side of every patch on this axis: `patch_px`, or the padded scene where that is smaller."""
+        return min(self.patch_px, self.padded)
+
+    @property
+    def count(self) -> int:
+        """Number of patches."""
+        step = self.patch_px - self.overlap_px
+        return 1 + -(-(self.padded - self.length) // step)
+
+    def start(self, index: int) -> int:
+        """First pixel of patch `index`."""
+        return min(index * (self.patch_px - self.overlap_px), self.padded - self.length)
+
+    def cut(self, index: int) -> int:
+        """First pixel of the support of patch `index`; `cut(count)` is the scene's size."""
+        if index == 0:
+            return 0
+        if index == self.count:
+            return self.size
+        return (self.start(index) + self.start(index - 1) + self.length) // 2
+
+    def covering(self, start: int, stop: int) -> range:
+        """Indices of the patches that contain a pixel of [start, stop)."""
+        step = self.patch_px - self.overlap_px
+        first = max(0, (start - self.length) // step)
+        while first < self.count and self.start(first) + self.length <= start:
+            first += 1
+        last = first
+        while last < self.count and self.start(last) < stop:
+            last += 1
+        return range(first, last)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patch:
+    """One square the network sees, in scene pixels."""
+
+    window: Window
+    """What the network is given; may reach past the scene by less than a stride."""
+    support: Window
+    """The part of the scene this patch alone decides when overlaps are split at their midpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lattice:
+    """All patches of a scene, rows x columns."""
+
+    rows: Axis
+    cols: Axis
+
+    @classmethod
+    def of(cls, shape: tuple[int, int], *, patch_px: int, overlap_px: int, stride_px: int) -> Lattice:
+        """The lattice of a scene of `shape` (height, width)."""
+        rows, cols = (
+            Axis(size=size, patch_px=patch_px, overlap_px=overlap_px, stride_px=stride_px) for size in shape
+        )
+        return cls(rows=rows, cols=cols)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of patches down and across."""
+        return self.rows.count, self.cols.count
+
+    def patch(self, row: int, col: int) -> Patch:
+        """Patch in lattice row `row` and column `col`."""
+        return Patch(
+            window=Window(self.rows.start(row), self.cols.start(col), self.rows.length, self.cols.length),
+            support=self.support(range(row, row + 1), range(col, col + 1)),
+        )
+
+    def support(self, rows: range, cols: range) -> Window:
+        """The union of the supports of a rectangular run of patches."""
+        row, col = self.rows.cut(rows.start), self.cols.cut(cols.start)
+        return Window(row, col, self.rows.cut(rows.stop) - row, self.cols.cut(cols.stop) - col)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """One unit of work, resume and retry: a rectangular run of patches."""
+
+    row: int
+    """Row of the tile in the grid of tiles."""
+    col: int
+    """Column of the tile in the grid of tiles."""
+    core: Window
+    """The pixels this tile owns and writes. Cores partition the scene."""
+    patches: tuple[Patch, ...]
+    """Every patch that has a say in the core, row by row."""
+
+    @property
+    def reach(self) -> Window:
+        """The pixels this tile reads: the smallest window with all its patches (may exceed the scene)."""
+        reach = self.patches[0].window
+        for patch in (self.patches[-1], *self.patches):
+            reach = reach.cover(patch.window)
+        return reach
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TilePlan:
+    """How a scene is divided into tiles. Small and picklable: tiles are computed when asked for."""
+
+    lattice: Lattice
+    tile_px: int
+    """Wanted side of a tile's core; it becomes a whole number of patches, at least one."""
+    blend: bool = False
+    """False: each pixel is decided by one patch. True: by all patches that contain it."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of tiles down and across."""
+        return len(_runs(self.lattice.rows, self.tile_px)), len(_runs(self.lattice.cols, self.tile_px))
+
+    def __len__(self) -> int:
+        rows, cols = self.shape
+        return rows * cols
+
+    def __iter__(self) -> Iterator[Tile]:
+        col_runs = _runs(self.lattice.cols, self.tile_px)
+        for i, rows in enumerate(_runs(self.lattice.rows, self.tile_px)):
+            for j, cols in enumerate(col_runs):
+                yield self._tile(i, j, rows, cols)
+
+    def tile(self, row: int, col: int) -> Tile:
+        """The tile in row `row` and column `col` of the grid of tiles."""
+        rows = _runs(self.lattice.rows, self.tile_px)[row]
+        cols = _runs(self.lattice.cols, self.tile_px)[col]
+        return self._tile(row, col, rows, cols)
+
+    def _tile(self, row: int, col: int, rows: range, cols: range) -> Tile:
+        core = self.lattice.support(rows, cols)
+        if self.blend:
+            rows = self.lattice.rows.covering(core.row, core.stop_row)
+            cols = self.lattice.cols.covering(core.col, core.stop_col)
+        patches = tuple(self.lattice.patch(i, j) for i in rows for j in cols)
+        return Tile(row=row, col=col, core=core, patches=patches)
+
+    @property
+    def forwarded_px(self) -> int:
+        """Pixels the network is given in all, duplicates and padding included."""
+        totals = []
+        for axis in (self.lattice.rows, self.lattice.cols):
+            runs = _runs(axis, self.tile_px)
+            if self.blend:
+                patches = sum(len(axis.covering(axis.cut(r.start), axis.cut(r.stop))) for r in runs)
+            else:
+                patches = axis.count
+            totals.append(patches * axis.length)
+        return totals[0] * totals[1]
+
+    @property
+    def duplication(self) -> float:
+        """Pixels forwarded over pixels of the scene; 1.0 means nothing is computed twice."""
+        return self.forwarded_px / (self.lattice.rows.size * self.lattice.cols.size)
+
+    @property
+    def largest_reach_px(self) -> int:
+        """Upper bound on the pixels any one tile reads."""
+        total = 1
+        for axis in (self.lattice.rows, self.lattice.cols):
+            spans = [
+                axis.start(p.stop - 1) + axis.length - axis.start(p.start)
+                for p in (self._patches(axis, r) for r in _runs(axis, self.tile_px))
+            ]
+            total *= max(spans)
+        return total
+
+    def _patches(self, axis: Axis, run: range) -> range:
+        return axis.covering(axis.cut(run.start), axis.cut(run.stop)) if self.blend else run
+
+
+def _runs(axis: Axis, tile_px: int) -> list[range]:
+    """Consecutive runs of patches, of nearly equal length, whose cores are about `tile_px` long."""
+    step = axis.patch_px - axis.overlap_px
+    per_tile = max(1, tile_px // step)
+    tiles = -(-axis.count // per_tile)
+    edges = [axis.count * i // tiles for i in range(tiles + 1)]
+    return [range(a, b) for a, b in pairwise(edges)]

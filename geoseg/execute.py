@@ -1,0 +1,191 @@
+"""Where tile tasks run: in this thread, in threads, in Dask workers. One function submits them all.
+
+Every executor is a `concurrent.futures.Executor`: Dask's client gives one too, so no code below knows where a
+task runs. Tasks are submitted in a sliding window, never as one graph of everything: 100,000 futures at once
+cost a scheduler minutes and hundreds of megabytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from geoseg.errors import ExecutionError, GeosegError, UsageError, explain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+T = TypeVar("T")
+R = TypeVar("R")
+P = ParamSpec("P")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """Where to run, and how many tasks at once."""
+
+    workers: int = 0
+    """0: one thread in this process, unless `scheduler` is given. N > 0: N Dask worker processes."""
+    threads: int = 1
+    """Concurrent tile threads in this process when there are no worker processes; 1 runs in line."""
+    scheduler: str | None = None
+    """Address (tcp://host:port) or scheduler file of a running Dask cluster."""
+    resources: tuple[tuple[str, float], ...] = ()
+    """Dask resources each tile needs, e.g. (("GPU", 1.0),). Worker processes must offer them."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0 or self.threads < 1:
+            raise UsageError(
+                f"workers must be 0 or more and threads 1 or more, not {self.workers}, {self.threads}"
+            )
+        if self.workers and self.scheduler:
+            raise UsageError(
+                "give either --workers (processes of our own) or --scheduler (a running cluster)"
+            )
+
+    @property
+    def kind(self) -> str:
+        """ "serial", "threads", "processes" or "cluster"."""
+        if self.scheduler:
+            return "cluster"
+        if self.workers:
+            return "processes"
+        return "threads" if self.threads > 1 else "serial"
+
+
+class InlineExecutor(Executor):
+    """Runs each task when it is submitted, in the calling thread."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """The finished future of `fn(*args, **kwargs)`."""
+        future: Future[T] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - a future carries any error to whoever asks for its result
+            future.set_exception(error)
+        return future
+
+
+@contextmanager
+def open_executor(execution: Execution) -> Iterator[tuple[Executor, int]]:
+    """The executor described, and how many tasks it can run at once.
+
+    Raises:
+        UsageError: no cluster answers at the address given.
+    """
+    if execution.kind == "serial":
+        yield InlineExecutor(), 1
+    elif execution.kind == "threads":
+        with ThreadPoolExecutor(execution.threads, thread_name_prefix="geoseg-tile") as pool:
+            yield pool, execution.threads
+    else:
+        with _client(execution) as client:
+            slots = sum(client.nthreads().values())
+            _log.info("dask: %d worker threads, dashboard %s", slots, client.dashboard_link)
+            resources = dict(execution.resources)
+            # pure=False: a task writes a part, so "same arguments" must not mean "already done".
+            options = {"pure": False, "retries": 0, **({"resources": resources} if resources else {})}
+            yield client.get_executor(**options), max(1, slots)
+
+
+def run_tasks(
+    executor: Executor, function: Callable[[T], R], tasks: Iterable[T], *, in_flight: int
+) -> Iterator[R]:
+    """Results of `function(task)` in the order they finish, with at most `in_flight` submitted at once.
+
+    The first failure stops the submission of further tasks; those running are waited for, so that what they
+    finish is kept, and then the failure is raised.
+
+    Raises:
+        GeosegError: as the task raised it.
+        ExecutionError: any other failure, naming the task.
+    """
+    running: dict[Future[R], T] = {}
+    failure: tuple[T, BaseException] | None = None
+    waiting = iter(tasks)
+    while True:
+        while failure is None and len(running) < in_flight:
+            try:
+                task = next(waiting)
+            except StopIteration:
+                break
+            running[executor.submit(function, task)] = task
+        if not running:
+            break
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            task = running.pop(future)
+            error = future.exception()
+            if error is None:
+                yield future.result()
+            elif failure is None:
+                failure = (task, error)
+    if failure is not None:
+        _raise(*failure)
+
+
+def _raise(task: object, error: BaseException) -> None:
+    if isinstance(error, GeosegError):
+        raise error
+    raise ExecutionError(
+        explain(
+            "a tile failed",
+            at=task,
+            expected="a finished part",
+            found=f"{type(error).__name__}: {error}",
+            change="Finished tiles are kept: mend the cause and run the same command again.",
+        )
+    ) from error
+
+
+@contextmanager
+def _client(execution: Execution) -> Iterator[Any]:
+    from distributed import Client, LocalCluster
+
+    if execution.scheduler:
+        with _connected(Client, execution.scheduler) as client:
+            yield client
+        return
+    cores = os.cpu_count() or 1
+    # Nanny workers start with one BLAS/OpenMP thread each unless told; waiting threads must sleep, not spin.
+    per_worker = str(max(1, cores // execution.workers))
+    env = {"OMP_NUM_THREADS": per_worker, "MKL_NUM_THREADS": per_worker, "OMP_WAIT_POLICY": "PASSIVE"}
+    worker_resources = dict(execution.resources) or None
+    with (
+        LocalCluster(
+            n_workers=execution.workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            memory_limit=0,  # a tile's memory is bounded by the plan; pausing workers would only hide a bug
+            resources=worker_resources,
+            env=env,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def _connected(client: Any, scheduler: str) -> Any:
+    path = Path(scheduler)
+    try:
+        if "://" not in scheduler and path.exists():
+            return client(scheduler_file=str(path), timeout=20)
+        return client(scheduler, timeout=20)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise UsageError(
+            explain(
+                "no Dask scheduler answers",
+                at=scheduler,
+                expected="an address such as tcp://host:8786, or a scheduler file",
+                found=str(error) or type(error).__name__,
+                change="Start one with `dask scheduler --scheduler-file FILE` and workers with `dask worker`.",
+            )
+        ) from error

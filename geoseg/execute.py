@@ -42,9 +42,7 @@ class Execution:
 
     def __post_init__(self) -> None:
         if self.workers < 0 or self.threads < 1:
-            raise UsageError(
-                f"workers must be 0 or more and threads 1 or more, not {self.workers}, {self.threads}"
-            )
+            raise UsageError(f"workers must be >= 0 and threads >= 1, not {self.workers} and {self.threads}")
         if self.workers and self.scheduler:
             raise UsageError(
                 "give either --workers (processes of our own) or --scheduler (a running cluster)"
@@ -52,7 +50,7 @@ class Execution:
 
     @property
     def kind(self) -> str:
-        """ "serial", "threads", "processes" or "cluster"."""
+        """One of serial, threads, processes, cluster."""
         if self.scheduler:
             return "cluster"
         if self.workers:
@@ -186,6 +184,6 @@ def _connected(client: Any, scheduler: str) -> Any:
                 at=scheduler,
                 expected="an address such as tcp://host:8786, or a scheduler file",
                 found=str(error) or type(error).__name__,
-                change="Start one with `dask scheduler --scheduler-file FILE` and workers with `dask worker`.",
+                change="Start one with `dask scheduler --scheduler-file FILE`, then `dask worker`.",
             )
         ) from error

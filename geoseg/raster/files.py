@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from geoseg.errors import OutputError, explain
@@ -45,7 +45,8 @@ def replacing(path: Path) -> Iterator[Path]:
             )
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # never hide the error above
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -45,7 +45,8 @@ class PartStore:
         Raises:
             FileNotFoundError, ValueError, zipfile.BadZipFile: the part is missing or damaged.
         """
-        with np.load(self.path(row, col), allow_pickle=False) as part:
+        # Opened here, not by numpy: a damaged file must not leave numpy's handle behind.
+        with self.path(row, col).open("rb") as file, np.load(file, allow_pickle=False) as part:
             return {name: part[name] for name in names or part.files}
 
     def is_whole(self, row: int, col: int, core: Window) -> bool:

@@ -1,0 +1,94 @@
+"""The manifest: one JSON per product, written last. Where it stands, the product is complete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from geoseg.errors import OutputError, explain
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Output(_Value):
+    """One file of the product."""
+
+    kind: Literal["classes", "confidence", "polygons", "style", "names"]
+    path: str = Field(description="Relative to the manifest")
+    bytes: int
+    sha256: str
+
+
+class ClassShare(_Value):
+    """What one class covers."""
+
+    id: int
+    name: str
+    pixels: int
+    area_m2: float = Field(description="True area on the ellipsoid")
+
+
+class Counts(_Value):
+    """Pixels of the scene by fate; valid + nodata is the whole scene."""
+
+    valid: int
+    nodata: int
+    classes: tuple[ClassShare, ...]
+
+
+class Manifest(_Value):
+    """Everything needed to know what a product is, made from what, and whether it is whole."""
+
+    format: Literal["geoseg-manifest"] = "geoseg-manifest"
+    version: Literal[1] = 1
+    job: str = Field(description="SHA-256 over scene, package, plan and options")
+    created: str = Field(description="UTC, ISO 8601")
+    scene: dict[str, Any]
+    package: dict[str, Any] = Field(description="Folder, fingerprint and weights hash")
+    plan: dict[str, Any]
+    options: dict[str, Any]
+    execution: dict[str, Any]
+    versions: dict[str, str]
+    counts: Counts
+    polygons: int | None = Field(description="Features in the GeoPackage")
+    seconds: dict[str, float]
+    warnings: tuple[str, ...] = ()
+    outputs: tuple[Output, ...]
+
+    def to_json(self) -> str:
+        """Indented JSON; `read_manifest` restores an equal value."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest at `path`.
+
+    Raises:
+        OutputError: it is not one that this version wrote.
+    """
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise OutputError(
+            explain(
+                "the manifest cannot be read",
+                at=path,
+                expected="a geoseg-manifest version 1 document",
+                found=f"{error.error_count()} problems, first: {error.errors()[0]['msg']}",
+                change="Move it away, or run again with --overwrite.",
+            )
+        ) from error
+
+
+def job_id(*, scene: str, package: str, plan: dict[str, Any], options: dict[str, Any]) -> str:
+    """SHA-256 over what determines a product: two jobs with one id have the same result."""
+    document = {"scene": scene, "package": package, "plan": plan, "options": options, "layout": 1}
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

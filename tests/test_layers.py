@@ -1,0 +1,93 @@
+"""The house rules as a test: who may import whom, and what cheap commands must not load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "geoseg"
+
+LAYERS = {
+    0: {"errors", "legend", "windows"},
+    1: {"tiling", "stitch", "regions", "metrics", "config", "package", "matching", "manifest"},
+    2: {"raster", "vector", "models"},
+    3: {"predict", "data", "execute", "tasks"},
+    4: {"train", "evaluate", "jobs", "report"},
+    5: {"xr", "cli", "demo", "__init__"},
+}
+LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
+
+HEAVY = {
+    0: {"numpy", "affine"},
+    1: {"numpy", "affine", "pydantic", "odc", "ruamel", "scipy"},
+}
+FORBIDDEN = {
+    "raster": {"torch", "torchvision", "segmentation_models_pytorch", "dask", "distributed"},
+    "vector": {"torch", "torchvision", "segmentation_models_pytorch", "dask", "distributed"},
+    "models": {"rasterio", "geopandas", "shapely", "dask", "distributed"},
+    "predict": {"torch", "dask", "distributed", "rasterio"},
+    "tasks": {"torch", "dask", "distributed"},
+    "data": {"dask", "distributed"},
+    "jobs": {"torch", "dask", "distributed"},
+}
+
+
+def modules() -> list[tuple[str, Path]]:
+    """(top-level name inside geoseg, file) of every module."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        relative = path.relative_to(PACKAGE)
+        found.append((relative.parts[0].removesuffix(".py"), path))
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of everything the file imports, also inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def third_party(names: set[str]) -> set[str]:
+    roots = {n.split(".")[0] for n in names}
+    return roots - set(sys.stdlib_module_names) - {"geoseg", "__future__"}
+
+
+@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda v: str(v).rpartition("geoseg/")[2])
+def test_imports_go_one_way(module: str, path: Path) -> None:
+    assert module in LAYER, f"{module} is in no layer: add it to LAYERS and to the design"
+    names = imports(path)
+    for name in names:
+        parts = name.split(".")
+        if parts[0] != "geoseg" or len(parts) < 2:
+            continue
+        other = parts[1] if parts[1] in LAYER else "__init__"
+        assert LAYER[other] <= LAYER[module], f"{module} (layer {LAYER[module]}) imports {name}"
+    roots = third_party(names)
+    if LAYER[module] in HEAVY:
+        assert roots <= HEAVY[LAYER[module]], f"{module} may not import {roots - HEAVY[LAYER[module]]}"
+    assert not roots & FORBIDDEN.get(module, set())
+
+
+def test_the_forbidden_lists_name_modules_that_exist() -> None:
+    assert {m for m, _ in modules()} == set(LAYER)
+
+
+@pytest.mark.parametrize("arguments", ["", "--help", "models", "plan --help", "info --help"])
+def test_cheap_commands_load_neither_torch_nor_dask(arguments: str) -> None:
+    run = f"from geoseg.cli.main import main; main({arguments.split()!r}, standalone_mode=False)"
+    script = (
+        f"import sys, geoseg\n{run if arguments else ''}\n"
+        "print(sorted({'torch', 'dask', 'distributed'} & set(sys.modules)))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"

@@ -1,1 +1,72 @@
-"""geoseg."""
+"""Whole satellite scenes to land-use maps: tiled segmentation, seamless rasters, styled GeoPackages.
+
+import geoseg
+
+scene = geoseg.open_scene("scene.tif")
+model = geoseg.load_model("model")
+outcome = geoseg.predict(scene, model, "out")
+print(outcome.manifest.counts)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geoseg.api import Model, load_model, predict
+    from geoseg.errors import GeosegError
+    from geoseg.execute import Execution
+    from geoseg.jobs import Outcome, PredictOptions
+    from geoseg.legend import Legend, LegendClass
+    from geoseg.matching import Mapping
+    from geoseg.polygonize import vectorize
+    from geoseg.raster.scene import Scene, open_scene, open_stack
+    from geoseg.tasks import Runtime
+
+_HOME = {
+    "Execution": "geoseg.execute",
+    "GeosegError": "geoseg.errors",
+    "Legend": "geoseg.legend",
+    "LegendClass": "geoseg.legend",
+    "Mapping": "geoseg.matching",
+    "Model": "geoseg.api",
+    "Outcome": "geoseg.jobs",
+    "PredictOptions": "geoseg.jobs",
+    "Runtime": "geoseg.tasks",
+    "Scene": "geoseg.raster.scene",
+    "load_model": "geoseg.api",
+    "open_scene": "geoseg.raster.scene",
+    "open_stack": "geoseg.raster.scene",
+    "predict": "geoseg.api",
+    "vectorize": "geoseg.polygonize",
+}
+
+__all__ = [
+    "Execution",
+    "GeosegError",
+    "Legend",
+    "LegendClass",
+    "Mapping",
+    "Model",
+    "Outcome",
+    "PredictOptions",
+    "Runtime",
+    "Scene",
+    "load_model",
+    "open_scene",
+    "open_stack",
+    "predict",
+    "vectorize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name when it is first used: `import geoseg` alone costs nothing."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'geoseg' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

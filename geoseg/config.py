@@ -27,7 +27,7 @@ from geoseg.legend import Legend
 from geoseg.package import Architecture, Px
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from pydantic_core import ErrorDetails
@@ -232,7 +232,8 @@ def load(path: Path, model: type[T]) -> T:
         return adapter.validate_python(content)
     except ValidationError as error:
         schema = adapter.json_schema()
-        lines = (_line(path, node, schema, details) for details in error.errors())
+        found = error.errors()
+        lines = (_line(path, node, schema, details) for details in found if not _follows(details, found))
         raise UsageError("\n".join(dict.fromkeys(lines))) from None
 
 
@@ -286,6 +287,14 @@ def _parse(text: str, path: Path) -> tuple[Any, Any]:
         raise UsageError(f"{path}:1:1: not YAML: {error}") from None
     except RecursionError:
         raise UsageError(f"{path}:1:1: nested too deeply") from None
+
+
+def _follows(details: ErrorDetails, others: Sequence[ErrorDetails]) -> bool:
+    """True for "too few items" that only says that the items given are wrong themselves."""
+    return details["type"] == "too_short" and any(
+        len(other["loc"]) > len(details["loc"]) and other["loc"][: len(details["loc"])] == details["loc"]
+        for other in others
+    )
 
 
 def _line(path: Path, node: Any, schema: Mapping[str, Any], details: ErrorDetails) -> str:

@@ -239,7 +239,7 @@ def _label_runs(
     linked[:, 1:] &= (upper[:, 1:] != upper[:, :-1]) | (lower[:, 1:] != lower[:, :-1])
     count = len(run_valid)
     links = coo_array(
-        (np.ones(np.count_nonzero(linked), bool), (upper[linked], lower[linked])), (count, count)
+        (np.ones(np.count_nonzero(linked), np.int8), (upper[linked], lower[linked])), (count, count)
     )
     _, component = connected_components(links, directed=False)
     return _number(component, run_valid)
@@ -270,7 +270,7 @@ def _measure(
 
     def per_region(per_run: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.float64]:
         # float64 holds these integers exactly: no region has 2**53 / 100 pixels
-        return np.bincount(run_label, weights=per_run, minlength=count + 1)[1:]
+        return np.bincount(run_label, weights=per_run, minlength=count + 1)[1:].astype(np.float64)
 
     first_run = np.zeros(count + 1, np.intp)
     first_run[run_label[::-1]] = np.arange(len(starts))[::-1]  # the last assignment is the first run
@@ -325,10 +325,11 @@ def _touching(
 
 def _group(pairs: NDArray[np.int64]) -> SeamGroups:
     """Connected components of the graph whose edges are `pairs`."""
-    keys, nodes = np.unique(pairs, return_inverse=True)
-    nodes = nodes.reshape(pairs.shape)
+    keys, inverse = np.unique(pairs, return_inverse=True)
     if not len(keys):
         return SeamGroups(keys=keys, group=np.empty(0, np.intp), count=0)
-    graph = coo_array((np.ones(nodes.shape[1], bool), (nodes[0], nodes[1])), (len(keys), len(keys)))
+    one, other = np.split(inverse.ravel(), 2)
+    # Two regions may meet many times: the sum of repeated entries must not wrap round to nothing.
+    graph = coo_array((np.ones(len(one), np.int64), (one, other)), (len(keys), len(keys)))
     count, group = connected_components(graph, directed=False)
     return SeamGroups(keys=keys, group=group.astype(np.intp), count=int(count))

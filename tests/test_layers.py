@@ -15,8 +15,8 @@ LAYERS = {
     0: {"errors", "legend", "windows"},
     1: {"tiling", "stitch", "regions", "metrics", "config", "package", "matching", "manifest"},
     2: {"raster", "vector", "models"},
-    3: {"predict", "data", "execute", "tasks"},
-    4: {"train", "evaluate", "jobs", "report"},
+    3: {"inference", "data", "execute", "tasks", "assemble", "products"},
+    4: {"train", "evaluate", "jobs", "polygonize", "api", "report"},
     5: {"xr", "cli", "demo", "__init__"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
@@ -29,7 +29,7 @@ FORBIDDEN = {
     "raster": {"torch", "torchvision", "segmentation_models_pytorch", "dask", "distributed"},
     "vector": {"torch", "torchvision", "segmentation_models_pytorch", "dask", "distributed"},
     "models": {"rasterio", "geopandas", "shapely", "dask", "distributed"},
-    "predict": {"torch", "dask", "distributed", "rasterio"},
+    "inference": {"torch", "dask", "distributed", "rasterio"},
     "tasks": {"torch", "dask", "distributed"},
     "data": {"dask", "distributed"},
     "jobs": {"torch", "dask", "distributed"},

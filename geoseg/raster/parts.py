@@ -7,6 +7,7 @@ its folder is named after the job: a part of another model, scene or plan is nev
 from __future__ import annotations
 
 import zipfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from geoseg.raster.files import replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -39,20 +40,22 @@ class PartStore:
         with replacing(self.path(row, col)) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
-    def read(self, row: int, col: int, *names: str) -> dict[str, NDArray[Any]]:
-        """The named arrays of a tile, or all of them.
+    @contextmanager
+    def opened(self, row: int, col: int) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """The arrays of a tile by name, each read when it is asked for.
 
         Raises:
-            FileNotFoundError, ValueError, zipfile.BadZipFile: the part is missing or damaged.
+            OSError, ValueError, zipfile.BadZipFile: the part is missing or damaged.
         """
         # Opened here, not by numpy: a damaged file must not leave numpy's handle behind.
         with self.path(row, col).open("rb") as file, np.load(file, allow_pickle=False) as part:
-            return {name: part[name] for name in names or part.files}
+            yield part
 
     def is_whole(self, row: int, col: int, core: Window) -> bool:
         """True when the tile's part exists, every byte matches its sum, and it is of the shape of `core`."""
         try:
-            arrays = self.read(row, col)
+            with self.opened(row, col) as part:
+                shapes = {name: part[name].shape for name in part}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return False
-        return "classes" in arrays and arrays["classes"].shape == core.shape
+        return shapes.get("classes") == core.shape

@@ -102,7 +102,8 @@ def test_a_part_comes_back_whole_and_damage_is_noticed(tmp_path) -> None:
     store.write(1, 2, {"classes": classes, "pixels": np.arange(3)})
     assert store.is_whole(1, 2, core)
     assert not store.is_whole(1, 2, Window(0, 0, 30, 40))
-    assert np.array_equal(store.read(1, 2, "classes")["classes"], classes)
+    with store.opened(1, 2) as part:
+        assert np.array_equal(part["classes"], classes)
     path = store.path(1, 2)
     whole = path.read_bytes()
     path.write_bytes(whole[:-200])

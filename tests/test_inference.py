@@ -11,7 +11,7 @@ from scipy import ndimage
 from geoseg.errors import ExecutionError
 from geoseg.legend import IGNORE_INDEX
 from geoseg.package import Band
-from geoseg.predict import TileClasses, normalise, segment
+from geoseg.inference import TileClasses, normalise, segment
 from geoseg.stitch import CONFIDENCE_NODATA, blend_weights, decide, percent, softmax, top_probability
 from geoseg.tiling import Lattice, TilePlan
 

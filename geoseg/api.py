@@ -1,0 +1,81 @@
+"""The public functions: what `import geoseg` offers. Everything here is one call into a job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from geoseg import jobs
+from geoseg.execute import Execution
+from geoseg.package import Card, read_card
+from geoseg.tasks import Runtime
+
+if TYPE_CHECKING:
+    from geoseg.inference import Predictor
+    from geoseg.raster.scene import Scene
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model package: where it is and what it says about itself. Weights are loaded where they are used."""
+
+    folder: Path
+    card: Card
+
+    def predictor(self, *, device: str = "auto", threads: int | None = None) -> Predictor:
+        """The network, ready to run in this process: (n, bands, h, w) float32 to logits (n, classes, h, w).
+
+        Raises:
+            PackageError: the weights are not those the card was written for.
+        """
+        from geoseg.models.runtime import load_predictor
+
+        return load_predictor(self.folder, device=device, threads=threads)[1]
+
+
+def load_model(folder: str | Path) -> Model:
+    """The model package in `folder`.
+
+    Raises:
+        PackageError: there is none, or its card is not valid.
+    """
+    path = Path(folder)
+    return Model(folder=path, card=read_card(path))
+
+
+def predict(
+    scene: Scene,
+    model: Model,
+    out: str | Path,
+    *,
+    options: jobs.PredictOptions | None = None,
+    execution: Execution | None = None,
+    runtime: Runtime | None = None,
+    overwrite: bool = False,
+    on_progress: jobs.Progress | None = None,
+) -> jobs.Outcome:
+    """Labels every pixel of `scene` and writes raster, polygons and manifest into the folder `out`.
+
+    Args:
+        scene: from `open_scene` or `open_stack`.
+        model: from `load_model`.
+        out: folder, made if need be.
+        options: patch, overlap and tile size, stitching, which products, declared units.
+        execution: one thread (default), threads, worker processes or a Dask cluster.
+        runtime: device, CPU threads, batch size.
+        overwrite: replace what another job has written under the same names.
+        on_progress: called with (what, done, total).
+
+    Raises:
+        GeosegError: see `geoseg.errors`; nothing half-written is left under a final name.
+    """
+    prediction = jobs.prepare(scene, model.folder, options or jobs.PredictOptions())
+    return jobs.predict(
+        prediction,
+        Path(out),
+        execution=execution,
+        runtime=runtime,
+        overwrite=overwrite,
+        on_progress=on_progress,
+    )

@@ -1,0 +1,392 @@
+"""The main job: a scene and a model package become rasters, polygons and a manifest.
+
+prepare (nothing is written) -> tiles on any executor -> assemble -> manifest, last.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable
+from collections.abc import Mapping as Map
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geoseg.assemble import Assembly
+from geoseg.errors import SceneError, explain
+from geoseg.execute import Execution, open_executor, run_tasks
+from geoseg.manifest import ClassShare, Counts, Manifest, job_id
+from geoseg.matching import Mapping, SceneFacts, require_match
+from geoseg.package import Card, read_card
+from geoseg.products import Product
+from geoseg.tasks import PredictTask, Runtime, TileDone, predict_tile, tally
+from geoseg.tiling import Lattice, Tile, TilePlan
+from geoseg.vector.area import pixel_areas
+from geoseg.windows import Window
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from geoseg.legend import Legend
+    from geoseg.raster.scene import Scene
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+TILE_PX = 2048
+"""Default side of a tile: large against any patch, small against memory (a few hundred MB for 10 bands)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictOptions:
+    """What may be chosen for a prediction; None takes the package's own value."""
+
+    patch_px: int | None = None
+    overlap_px: int | None = None
+    tile_px: int = TILE_PX
+    blend: bool = False
+    """Weigh overlapping patches instead of splitting overlaps at their midpoint."""
+    confidence: bool = True
+    """Write the confidence raster."""
+    polygons: bool = True
+    """Write the GeoPackage."""
+    mapping: Mapping = field(default_factory=Mapping)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """A scene matched with a package and planned; nothing has been computed."""
+
+    scene: Scene
+    """Its bands are the package's, in the package's order."""
+    package: Path
+    card: Card
+    plan: TilePlan
+    options: PredictOptions
+
+    @cached_property
+    def job(self) -> str:
+        """Id of this job: equal ids mean equal products."""
+        return job_id(
+            scene=self.scene.fingerprint,
+            package=self.card.fingerprint,
+            plan=plan_facts(self.plan),
+            options=self.option_facts,
+        )
+
+    @property
+    def option_facts(self) -> dict[str, Any]:
+        """The options that shape the product, for the manifest."""
+        mapping = self.options.mapping
+        return {
+            "blend": self.options.blend,
+            "confidence": self.options.confidence,
+            "polygons": self.options.polygons,
+            "scale": mapping.scale,
+            "offset": mapping.offset,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a job."""
+
+    manifest: Manifest
+    path: Path
+    """Of the manifest; the product's files are beside it."""
+    fresh: bool
+    """False: it was complete already, and nothing was done."""
+    reused_tiles: int = 0
+    """Tiles finished by an earlier, interrupted run."""
+
+
+def prepare(scene: Scene, package: Path, options: PredictOptions) -> Prediction:
+    """The scene matched with the package and cut into tiles. Reads headers only.
+
+    Raises:
+        PackageError: the package cannot be trusted.
+        MismatchError: the scene is not what the package was made for.
+        UsageError: patch or overlap do not fit the network's stride.
+    """
+    card = read_card(package)
+    require_match(card, facts_of(scene), options.mapping)
+    lattice = Lattice.of(
+        scene.window.shape,
+        patch_px=options.patch_px or card.patch_px,
+        overlap_px=card.overlap_px if options.overlap_px is None else options.overlap_px,
+        stride_px=card.stride_px,
+    )
+    plan = TilePlan(lattice=lattice, tile_px=options.tile_px, blend=options.blend)
+    matched = scene.select(card.band_names)
+    return Prediction(scene=matched, package=package.resolve(), card=card, plan=plan, options=options)
+
+
+def facts_of(scene: Scene) -> SceneFacts:
+    """What a scene offers to a package: bands, type, ground sampling distance at its centre."""
+    height, width = scene.window.shape
+    centre = pixel_areas(scene.geobox, Window(height // 2, width // 2, 1, 1))
+    return SceneFacts(
+        name=scene.name,
+        band_names=scene.band_names,
+        dtype=scene.dtype,
+        gsd_m=float(np.sqrt(centre.mean())),
+    )
+
+
+def predict(
+    prediction: Prediction,
+    out: Path,
+    *,
+    execution: Execution | None = None,
+    runtime: Runtime | None = None,
+    overwrite: bool = False,
+    on_progress: Progress | None = None,
+) -> Outcome:
+    """Labels the whole scene and writes its product into `out`.
+
+    The same bytes come out of one thread, many threads or many processes. Tiles that an interrupted run of
+    the same job has finished are not computed again. A job that is complete already is left alone.
+
+    Raises:
+        OutputError: something else is in the way, or the folder cannot be written.
+        SceneError: the scene cannot be read, or has no valid pixel.
+        ExecutionError: a tile failed; finished tiles are kept for the next run.
+    """
+    execution = execution or Execution()
+    report = on_progress or _silent
+    product = Product(folder=out, stem=prediction.scene.name, job=prediction.job)
+    complete = product.begin(overwrite=overwrite)
+    if complete is not None:
+        return Outcome(manifest=complete, path=product.manifest, fresh=False)
+    clock = _Clock()
+    done, reused = _run_tiles(prediction, product, execution, runtime or Runtime(), report)
+    clock.lap("tiles")
+    counts = _counts(done, prediction.card.legend)
+    if counts.valid == 0:
+        raise _nothing_valid(prediction.scene, product)
+    product.reopen()
+    polygons = _write_products(prediction, product, report)
+    clock.lap("assemble")
+    manifest = Manifest(
+        job=prediction.job,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        scene=scene_facts(prediction.scene),
+        package={
+            "folder": str(prediction.package),
+            "fingerprint": prediction.card.fingerprint,
+            "weights_sha256": prediction.card.weights_sha256,
+        },
+        plan=plan_facts(prediction.plan),
+        options=prediction.option_facts,
+        execution=_execution_facts(execution, runtime or Runtime(), done, reused),
+        versions=versions("torch", "segmentation-models-pytorch", "dask", "rasterio", "numpy"),
+        counts=counts,
+        polygons=polygons,
+        seconds=clock.laps,
+        outputs=product.outputs(),
+    )
+    product.complete(manifest)
+    return Outcome(manifest=manifest, path=product.manifest, fresh=True, reused_tiles=reused)
+
+
+def plan_facts(plan: TilePlan) -> dict[str, Any]:
+    """The plan in numbers, for manifests and people."""
+    rows, cols = plan.lattice.shape
+    return {
+        "patch_px": plan.lattice.rows.patch_px,
+        "overlap_px": plan.lattice.rows.overlap_px,
+        "stride_px": plan.lattice.rows.stride_px,
+        "tile_px": plan.tile_px,
+        "tiles": len(plan),
+        "patches": rows * cols,
+        "duplication": round(plan.duplication, 4),
+    }
+
+
+def scene_facts(scene: Scene) -> dict[str, Any]:
+    """The scene in words, for manifests."""
+    height, width = scene.window.shape
+    return {
+        "name": scene.name,
+        "files": list(scene.paths),
+        "bands": list(scene.band_names),
+        "shape": [height, width],
+        "transform": [float(v) for v in list(scene.geobox.affine)[:6]],
+        "crs": str(scene.geobox.crs),
+        "dtype": scene.dtype,
+        "fingerprint": scene.fingerprint,
+    }
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of Python, geoseg and the packages named."""
+    found = {name: version(name) for name in ("geoseg", *packages)}
+    return {"python": platform.python_version(), **found}
+
+
+def peak_rss_mb() -> int:
+    """Largest resident memory so far of this process or any one child that has ended, in MB."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return round(max(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024)
+
+
+def default_threads(execution: Execution) -> int:
+    """CPU threads for each of the network calls that run at once."""
+    return max(1, (os.cpu_count() or 1) // max(execution.workers, execution.threads))
+
+
+def _run_tiles(
+    prediction: Prediction,
+    product: Product,
+    execution: Execution,
+    runtime: Runtime,
+    report: Progress,
+) -> tuple[list[TileDone], int]:
+    """What each tile holds, and how many tiles were finished before this run."""
+    store, total = product.parts, len(prediction.plan)
+    done: list[TileDone] = []
+    todo: list[Tile] = []
+    for tile in prediction.plan:
+        earlier = _recall(prediction, product, tile)
+        done.append(earlier) if earlier else todo.append(tile)
+    reused = len(done)
+    report("tiles", reused, total)
+    if not todo:
+        return done, reused
+    mapping = prediction.options.mapping
+    tasks = (
+        PredictTask(
+            scene=prediction.scene,
+            package=prediction.package,
+            fingerprint=prediction.card.fingerprint,
+            tile=tile,
+            blend=prediction.plan.blend,
+            scale=1.0 if mapping.scale is None else mapping.scale,
+            offset=mapping.offset,
+            runtime=runtime,
+            store=store,
+            polygons=prediction.options.polygons,
+        )
+        for tile in todo
+    )
+    with open_executor(execution) as (executor, slots):
+        for result in run_tasks(executor, predict_tile, tasks, in_flight=slots + 1):
+            done.append(result)
+            report("tiles", len(done), total)
+    return done, reused
+
+
+def _recall(prediction: Prediction, product: Product, tile: Tile) -> TileDone | None:
+    """The tile's counts from a part that an interrupted run left whole, else None."""
+    store = product.parts
+    if not store.is_whole(tile.row, tile.col, tile.core):
+        return None
+    with store.opened(tile.row, tile.col) as part:
+        classes = part["classes"]
+    areas = np.broadcast_to(pixel_areas(prediction.scene.geobox, tile.core), tile.core.shape)
+    pixels, area_m2 = tally(classes, areas)
+    return TileDone(row=tile.row, col=tile.col, pixels=pixels, area_m2=area_m2, patches=0, seconds=0.0)
+
+
+def _counts(done: list[TileDone], legend: Legend) -> Counts:
+    pixels: Counter[int] = Counter()
+    area: Counter[int] = Counter()
+    # In tile order, whatever order they finished in: the same sums to the last bit.
+    for tile in sorted(done, key=lambda t: (t.row, t.col)):
+        pixels.update(tile.pixels)
+        area.update(tile.area_m2)  # counters add floats just as well
+    shares = tuple(
+        ClassShare(id=c.id, name=c.name, pixels=pixels[c.id], area_m2=float(area[c.id]))
+        for c in legend.classes
+    )
+    nodata = pixels[legend.nodata]
+    return Counts(valid=sum(pixels.values()) - nodata, nodata=nodata, classes=shares)
+
+
+def _write_products(prediction: Prediction, product: Product, report: Progress) -> int | None:
+    assembly = Assembly(
+        store=product.parts,
+        cores={tile.core: (tile.row, tile.col) for tile in prediction.plan},
+        geobox=prediction.scene.geobox,
+        legend=prediction.card.legend,
+        tags=_tags(prediction),
+    )
+    steps = 1 + prediction.options.confidence + prediction.options.polygons
+    report("writing", 0, steps)
+    assembly.write_classes(product.path("classes"))
+    report("writing", 1, steps)
+    if prediction.options.confidence:
+        assembly.write_confidence(product.path("confidence"))
+        report("writing", 2, steps)
+    else:
+        product.discard("confidence")
+    if not prediction.options.polygons:
+        product.discard("polygons")
+        return None
+    description = f"Land use of {prediction.scene.name}, made by geoseg from {prediction.package.name}"
+    count = assembly.write_polygons(product.path("polygons"), description=description)
+    report("writing", steps, steps)
+    return count
+
+
+def _tags(prediction: Prediction) -> Map[str, str]:
+    return {
+        "TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}",
+        "GEOSEG_JOB": prediction.job,
+        "GEOSEG_SCENE": prediction.scene.name,
+        "GEOSEG_MODEL": prediction.card.fingerprint,
+    }
+
+
+def _execution_facts(
+    execution: Execution, runtime: Runtime, done: list[TileDone], reused: int
+) -> dict[str, Any]:
+    return {
+        "kind": execution.kind,
+        "workers": execution.workers or execution.threads,
+        "device": runtime.device,
+        "threads": runtime.threads,
+        "batch_size": runtime.batch_size,
+        "patches_computed": sum(t.patches for t in done),
+        "tiles_reused": reused,
+        "tile_seconds": round(sum(t.seconds for t in done), 3),
+        "peak_rss_mb": peak_rss_mb(),
+    }
+
+
+def _nothing_valid(scene: Scene, product: Product) -> SceneError:
+    product.forget_parts()
+    return SceneError(
+        explain(
+            "the scene has no valid pixel",
+            at=", ".join(scene.paths),
+            expected="at least one pixel with data in every band the model needs",
+            found=f"nothing but nodata in {scene.window.shape[0]} x {scene.window.shape[1]} px",
+            change="Check the nodata value and the mask (geoseg info shows them).",
+        )
+    )
+
+
+class _Clock:
+    """Wall seconds between laps."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = round(now - self._last, 3)
+        self._last = now
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    """Progress nobody listens to."""

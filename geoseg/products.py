@@ -1,0 +1,116 @@
+"""The files of one product under one name, and when they may be replaced."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from geoseg.errors import OutputError, explain
+from geoseg.manifest import Manifest, Output, read_manifest
+from geoseg.raster.files import require_writable, sha256, write_text
+from geoseg.raster.parts import PartStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Kind = Literal["classes", "names", "style", "confidence", "polygons"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """Where the files of one scene's map go."""
+
+    folder: Path
+    stem: str
+    """Scene name: the start of every file's name."""
+    job: str
+    """Id of the job that makes it."""
+
+    def path(self, kind: Kind) -> Path:
+        """The file of that kind."""
+        ending = {
+            "classes": "_classes.tif",
+            "names": "_classes.tif.aux.xml",
+            "style": "_classes.qml",
+            "confidence": "_confidence.tif",
+            "polygons": ".gpkg",
+        }[kind]
+        return self.folder / f"{self.stem}{ending}"
+
+    @property
+    def manifest(self) -> Path:
+        """Written last: where it stands, the product is complete."""
+        return self.folder / f"{self.stem}_manifest.json"
+
+    @property
+    def work(self) -> Path:
+        """Parts of the running job. Named after the job, so nothing of another job is ever resumed."""
+        return self.folder / f".{self.stem}-{self.job[:16]}.work"
+
+    @property
+    def parts(self) -> PartStore:
+        """The store of the job's parts."""
+        return PartStore(folder=self.work / "parts")
+
+    def begin(self, *, overwrite: bool) -> Manifest | None:
+        """The manifest if this very job is complete; otherwise makes the folder ready and returns None.
+
+        Raises:
+            OutputError: files of another job, or of nobody we know, are in the way and `overwrite` is False.
+        """
+        require_writable(self.folder)
+        if overwrite:
+            self.forget_parts()
+        elif self.manifest.exists():
+            manifest = read_manifest(self.manifest)
+            if manifest.job == self.job and self._is_there(manifest):
+                return manifest
+            if manifest.job != self.job:
+                raise self._in_the_way(self.manifest, f"the product of another job ({manifest.job[:12]})")
+        elif not self.work.exists():
+            for kind in ("classes", "confidence", "polygons"):
+                if self.path(kind).exists():
+                    raise self._in_the_way(self.path(kind), "a file without a manifest")
+        return None
+
+    def reopen(self) -> None:
+        """Takes the old manifest away: from here on files are replaced. Until here the old product stands."""
+        self.manifest.unlink(missing_ok=True)
+
+    def complete(self, manifest: Manifest) -> None:
+        """Writes the manifest, which makes the product complete, and forgets the parts."""
+        write_text(self.manifest, manifest.to_json())
+        self.forget_parts()
+
+    def forget_parts(self) -> None:
+        """Removes the job's parts."""
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def outputs(self) -> tuple[Output, ...]:
+        """The files that are there, with size and checksum."""
+        kinds: tuple[Kind, ...] = ("classes", "names", "style", "confidence", "polygons")
+        return tuple(
+            Output(kind=kind, path=path.name, bytes=path.stat().st_size, sha256=sha256(path))
+            for kind in kinds
+            if (path := self.path(kind)).exists()
+        )
+
+    def discard(self, kind: Kind) -> None:
+        """Removes a file of an earlier product that this one does not have."""
+        self.path(kind).unlink(missing_ok=True)
+
+    def _is_there(self, manifest: Manifest) -> bool:
+        files = ((self.folder / o.path, o.bytes) for o in manifest.outputs)
+        return all(path.is_file() and path.stat().st_size == size for path, size in files)
+
+    def _in_the_way(self, path: Path, found: str) -> OutputError:
+        return OutputError(
+            explain(
+                "there is something already",
+                at=path,
+                expected="a free name, or the product of this very job",
+                found=found,
+                change="Give --overwrite to replace it, or another -o.",
+            )
+        )

@@ -1,0 +1,109 @@
+"""The legend a class raster carries: geoseg's own tag, else its colour table and category names."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning
+
+from geoseg.errors import LabelError, explain
+from geoseg.legend import Legend, LegendClass
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+LEGEND_TAG = "GEOSEG_LEGEND"
+
+
+def legend_tag(legend: Legend) -> dict[str, str]:
+    """The dataset tag that carries a legend with its raster."""
+    classes = [{"id": c.id, "name": c.name, "color": c.color} for c in legend.classes]
+    return {LEGEND_TAG: json.dumps({"classes": classes, "nodata": legend.nodata}, ensure_ascii=False)}
+
+
+def read_legend(path: Path, *, present: Iterable[int]) -> Legend:
+    """The legend of the class raster at `path`.
+
+    Args:
+        path: a single-band raster of class ids.
+        present: ids that occur in it; without a tag they become classes, named from the raster's category
+            names or "class N", coloured from its colour table or a fixed palette.
+
+    Raises:
+        LabelError: nothing but nodata occurs, or the raster's own legend is not valid.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path) as dataset:
+            tag = dataset.tags().get(LEGEND_TAG)
+            nodata = dataset.nodata
+            try:
+                colors = {k: v[:3] for k, v in dataset.colormap(1).items()}
+            except ValueError:
+                colors = {}
+    if tag is not None:
+        return _parse(tag, path)
+    missing = 255 if nodata is None or not 0 <= nodata <= 255 else int(nodata)  # noqa: PLR2004 - uint8
+    names = _category_names(path)
+    classes = tuple(
+        LegendClass(id=i, name=names.get(i) or f"class {i}", color=_hex(colors.get(i) or _palette(i)))
+        for i in sorted(set(present) - {missing})
+    )
+    if not classes:
+        raise LabelError(
+            explain(
+                "there is no class in the raster",
+                at=path,
+                expected="at least one pixel that is not nodata",
+                found=f"nothing but {missing}",
+                change="Check that this is a class raster, and its nodata value.",
+            )
+        )
+    return Legend(classes=classes, nodata=missing)
+
+
+def _parse(tag: str, path: Path) -> Legend:
+    try:
+        document = json.loads(tag)
+        classes = tuple(LegendClass(**c) for c in document["classes"])
+        return Legend(classes=classes, nodata=document["nodata"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise LabelError(
+            explain(
+                f"the raster's {LEGEND_TAG} tag is not a legend",
+                at=path,
+                expected="classes with id, name and color",
+                found=str(error),
+                change="Give the legend with --legend FILE.",
+            )
+        ) from error
+
+
+def _category_names(path: Path) -> dict[int, str]:
+    """Names by id from GDAL's sidecar, written by geoseg or any other tool."""
+    sidecar = path.with_name(path.name + ".aux.xml")
+    if not sidecar.is_file():
+        return {}
+    try:
+        root = ET.fromstring(sidecar.read_text("utf-8"))  # noqa: S314 - a local sidecar; no entities are fetched
+    except ET.ParseError:
+        return {}
+    found = root.find("PAMRasterBand[@band='1']/CategoryNames")
+    return {} if found is None else {i: e.text for i, e in enumerate(found) if e.text}
+
+
+def _hex(rgb: tuple[int, ...]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*rgb)
+
+
+def _palette(index: int) -> tuple[int, int, int]:
+    """A distinct, stable colour: hues a golden angle apart."""
+    import colorsys
+
+    r, g, b = colorsys.hls_to_rgb(index * 0.618033988749895 % 1, 0.5, 0.55)
+    return round(r * 255), round(g * 255), round(b * 255)

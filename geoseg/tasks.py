@@ -1,0 +1,193 @@
+"""One tile of a job, from reading to a part on disk: what an executor runs, wherever that is.
+
+Tasks and what they return are small and picklable: paths, windows and counts, never pixels.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geoseg.errors import PackageError, explain
+from geoseg.inference import normalise, segment
+from geoseg.raster.read import read_window
+from geoseg.vector.area import pixel_areas
+from geoseg.vector.trace import trace_tile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from geoseg.inference import Predictor, TileClasses
+    from geoseg.package import Card
+    from geoseg.raster.parts import PartStore
+    from geoseg.raster.scene import Scene
+    from geoseg.tiling import Tile
+    from geoseg.windows import Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """How a worker runs the network."""
+
+    device: str = "cpu"
+    """One of cpu, cuda, cuda:N, auto."""
+    threads: int | None = None
+    """CPU threads per network call; None leaves it to the worker's environment."""
+    batch_size: int = 1
+    """Patches given to the network at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictTask:
+    """Everything a worker needs to label one tile."""
+
+    scene: Scene
+    """Its bands are the package's, in the package's order."""
+    package: Path
+    """Folder, readable by the worker."""
+    fingerprint: str
+    """Of the card the job was planned with."""
+    tile: Tile
+    blend: bool
+    scale: float
+    """Factor from the scene's values to the model's."""
+    offset: float
+    """Added after scaling."""
+    runtime: Runtime
+    store: PartStore
+    polygons: bool
+    """Whether to trace outlines."""
+
+    def __str__(self) -> str:
+        return f"{self.scene.name}, tile {self.tile.row}/{self.tile.col} ({self.tile.core})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceTask:
+    """Everything a worker needs to trace one tile of a class raster that exists already."""
+
+    classes: Scene
+    """A single-band class raster."""
+    confidence: Scene | None
+    core: Window
+    row: int
+    col: int
+    nodata: int
+    store: PartStore
+
+    def __str__(self) -> str:
+        return f"{self.classes.name}, tile {self.row}/{self.col} ({self.core})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileDone:
+    """What the driver learns about a finished tile."""
+
+    row: int
+    col: int
+    pixels: dict[int, int]
+    """Pixels by class id, nodata included."""
+    area_m2: dict[int, float]
+    """True area by class id."""
+    patches: int
+    """Patches the network was given."""
+    seconds: float
+    """In the worker, reading and writing included."""
+
+
+def predict_tile(task: PredictTask) -> TileDone:
+    """Reads, labels and traces one tile and stores its part.
+
+    Raises:
+        SceneError: reading failed. PackageError: the package is not the one the job was planned with.
+    """
+    start = time.perf_counter()
+    card, predictor = _load(task)
+    found = _segment(task, card, predictor)
+    core = task.tile.core
+    classes = card.legend.decode(found.index)
+    areas = np.broadcast_to(pixel_areas(task.scene.geobox, core), core.shape)
+    arrays = {"classes": classes, "confidence": found.confidence}
+    if task.polygons:
+        regions = trace_tile(
+            classes, confidence=found.confidence, pixel_area=areas, core=core, nodata=card.legend.nodata
+        )
+        arrays |= regions.to_arrays()
+    task.store.write(task.tile.row, task.tile.col, arrays)
+    return _summary(task.tile.row, task.tile.col, classes, areas, patches=found.patches, start=start)
+
+
+def trace_part(task: TraceTask) -> TileDone:
+    """Traces one tile of a class raster and stores its part."""
+    start = time.perf_counter()
+    pixels = read_window(task.classes, task.core)
+    classes = np.where(pixels.valid, pixels.values[0], task.nodata).astype(np.uint8)
+    confidence = None
+    if task.confidence is not None:
+        scored = read_window(task.confidence, task.core)
+        confidence = np.where(scored.valid, scored.values[0], 255).astype(np.uint8)
+    areas = np.broadcast_to(pixel_areas(task.classes.geobox, task.core), task.core.shape)
+    regions = trace_tile(classes, confidence=confidence, pixel_area=areas, core=task.core, nodata=task.nodata)
+    task.store.write(task.row, task.col, {"classes": classes} | regions.to_arrays())
+    return _summary(task.row, task.col, classes, areas, patches=0, start=start)
+
+
+def _load(task: PredictTask) -> tuple[Card, Predictor]:
+    from geoseg.models.runtime import load_predictor
+
+    card, predictor = load_predictor(task.package, device=task.runtime.device, threads=task.runtime.threads)
+    if card.fingerprint != task.fingerprint:
+        raise PackageError(
+            explain(
+                "the model package changed while the job was running",
+                at=task.package,
+                expected=f"fingerprint {task.fingerprint[:12]}",
+                found=card.fingerprint[:12],
+                change="Run again: tiles made with the other package are not mixed in.",
+            )
+        )
+    return card, predictor
+
+
+def _segment(task: PredictTask, card: Card, predictor: Predictor) -> TileClasses:
+    reach = task.tile.reach.intersect(task.scene.window)
+    pixels = read_window(task.scene, reach)
+    normal = normalise(pixels.values, pixels.valid, card.bands, scale=task.scale, offset=task.offset)
+    return segment(
+        normal,
+        pixels.valid,
+        task.tile,
+        predictor,
+        origin=reach,
+        classes=len(card.legend),
+        blend=task.blend,
+        batch_size=task.runtime.batch_size,
+    )
+
+
+def _summary(
+    row: int,
+    col: int,
+    classes: NDArray[np.uint8],
+    areas: NDArray[np.float64],
+    *,
+    patches: int,
+    start: float,
+) -> TileDone:
+    pixels, area_m2 = tally(classes, areas)
+    seconds = time.perf_counter() - start
+    return TileDone(row=row, col=col, pixels=pixels, area_m2=area_m2, patches=patches, seconds=seconds)
+
+
+def tally(classes: NDArray[np.uint8], areas: NDArray[np.float64]) -> tuple[dict[int, int], dict[int, float]]:
+    """Pixels and true area in m2 by class id, for the ids that occur."""
+    flat = classes.ravel()
+    pixels = np.bincount(flat, minlength=256)
+    area = np.bincount(flat, weights=areas.ravel(), minlength=256)
+    present = np.flatnonzero(pixels).tolist()
+    return {i: int(pixels[i]) for i in present}, {i: float(area[i]) for i in present}

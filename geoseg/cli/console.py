@@ -1,0 +1,169 @@
+"""What every command shares: output, progress, errors and exit codes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import sys
+import traceback
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geoseg.errors import GeosegError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from geoseg.jobs import Progress
+
+_LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object per record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+class Console:
+    """Prints results to standard output and everything else to standard error."""
+
+    def __init__(self, *, as_json: bool, verbosity: int) -> None:
+        self.as_json = as_json
+        """Results are one JSON document; nothing else goes to standard output."""
+        self.verbosity = verbosity
+        """-1 quiet, 0 normal, 1 and 2 verbose."""
+
+    def result(self, document: Mapping[str, Any], lines: Sequence[str]) -> None:
+        """The command's result: the document with --json, else the lines (none with -q)."""
+        if self.as_json:
+            click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        elif self.verbosity >= 0:
+            for line in lines:
+                click.echo(line)
+
+    def note(self, text: str) -> None:
+        """A remark on standard error, silent with -q."""
+        if self.verbosity >= 0:
+            click.echo(text, err=True)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+        """A table as lines: the first column to the left, numbers to the right."""
+        from rich.console import Console as RichConsole
+        from rich.table import Table
+
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        for i, name in enumerate(columns):
+            table.add_column(name, justify="left" if i == 0 else "right")
+        for row in rows:
+            table.add_row(*(str(cell) for cell in row))
+        rich = RichConsole(width=110, no_color=True)
+        with rich.capture() as capture:
+            rich.print(table)
+        return capture.get().rstrip().splitlines()
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Progress]:
+        """A callback (what, done, total): a bar on a terminal, else a plain line now and then."""
+        if self.verbosity < 0:
+            yield lambda _what, _done, _total: None
+        elif sys.stderr.isatty():
+            with _bar(title) as report:
+                yield report
+        else:
+            yield _plain_lines(title)
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Progress]:
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=RichConsole(stderr=True)) as bars:
+        task = bars.add_task(title, total=None)
+
+        def report(what: str, done: int, total: int) -> None:
+            bars.update(task, description=f"{title}: {what}", completed=done, total=total)
+
+        yield report
+
+
+def _plain_lines(title: str) -> Progress:
+    """At most about ten lines per stage."""
+    last: dict[str, int] = {}
+
+    def report(what: str, done: int, total: int) -> None:
+        tenth = 10 * done // max(total, 1)
+        if last.get(what) != tenth:
+            last[what] = tenth
+            click.echo(f"{title}: {what} {done}/{total}", err=True)
+
+    return report
+
+
+def command_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds --json, -v, -q and --log-json, and turns errors into messages and exit codes.
+
+    The command receives a `console` and may raise any GeosegError.
+    """
+
+    @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
+    @click.option("-v", "--verbose", count=True, help="Log more; twice for debugging.")
+    @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+    @click.option("--log-json", is_flag=True, help="Log as JSON lines on standard error.")
+    @functools.wraps(function)
+    def wrapped(*, as_json: bool, verbose: int, quiet: bool, log_json: bool, **arguments: Any) -> None:
+        verbosity = -1 if quiet else min(verbose, 2)
+        _set_up_logging(verbosity, as_json=log_json)
+        console = Console(as_json=as_json, verbosity=verbosity)
+        try:
+            function(console=console, **arguments)
+        except GeosegError as error:
+            fail(console, str(error), type(error).__name__, error.exit_code)
+        except KeyboardInterrupt:
+            fail(console, "stopped by the user; run the same command to go on", "Interrupted", 130)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except Exception as error:  # noqa: BLE001 - the last line of defence: a message and an exit code
+            if verbosity > 0:
+                traceback.print_exc()
+            text = f"unexpected {type(error).__name__}: {error}. Run with -v for the traceback and report it."
+            fail(console, text, type(error).__name__, 1)
+
+    return wrapped
+
+
+def fail(console: Console, message: str, kind: str, code: int) -> None:
+    """Prints one paragraph (and, with --json, a document) and exits with `code`."""
+    if console.as_json:
+        click.echo(json.dumps({"error": {"kind": kind, "message": message}}, ensure_ascii=False))
+    click.echo(f"geoseg: error: {message}", err=True)
+    raise click.exceptions.Exit(code)
+
+
+def _set_up_logging(verbosity: int, *, as_json: bool) -> None:
+    handler = logging.StreamHandler()
+    plain = logging.Formatter("%(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(_JsonFormatter() if as_json else plain)
+    logger = logging.getLogger("geoseg")
+    logger.handlers[:] = [handler]
+    logger.setLevel(_LEVELS[verbosity])

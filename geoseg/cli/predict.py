@@ -1,0 +1,124 @@
+"""`geoseg predict`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geoseg import jobs
+from geoseg.cli.console import Console, command_options
+from geoseg.cli.options import predict_options, prediction_options
+from geoseg.cli.scenes import SceneSource, open_source, sources
+from geoseg.errors import GeosegError, PartialError, UsageError
+from geoseg.execute import Execution
+from geoseg.tasks import Runtime
+
+if TYPE_CHECKING:
+    from geoseg.manifest import Manifest
+
+
+@click.command("predict")
+@prediction_options
+@click.option("-o", "--out", required=True, type=click.Path(), metavar="DIR", help="Output folder.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
+@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Patches at once.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Tiles at once.")
+@click.option("--workers", type=click.IntRange(0), default=0, help="Dask worker processes of our own.")
+@click.option("--scheduler", metavar="ADDRESS|FILE", help="A running Dask cluster.")
+@click.option("--gpu-resource", is_flag=True, help="Run tiles only on workers that offer resource GPU=1.")
+@click.option("--overwrite", is_flag=True, help="Redo, and replace what is there.")
+@command_options
+def command(
+    *, console: Console, scenes: tuple[str, ...], model: str, out: str, overwrite: bool, **given: Any
+) -> None:
+    """Label every pixel of each SCENE and write rasters, polygons and a manifest.
+
+    SCENE is a raster file; NAME=PATH arguments together are one scene of band files. Writes
+    NAME_classes.tif, NAME_confidence.tif, NAME.gpkg and NAME_manifest.json into DIR. The same command again
+    does nothing when all is complete, and goes on where it was cut off when it is not.
+    """
+    if given["tile_size"] < 1:
+        raise UsageError(f"--tile-size must be at least 1, not {given['tile_size']}")
+    execution = Execution(
+        workers=given["workers"],
+        threads=given["threads"],
+        scheduler=given["scheduler"],
+        resources=(("GPU", 1.0),) if given["gpu_resource"] else (),
+    )
+    runtime = Runtime(device=given["device"], threads=_cpu_threads(execution), batch_size=given["batch_size"])
+    outcomes: list[jobs.Outcome] = []
+    failures: list[tuple[SceneSource, GeosegError]] = []
+    for source in sources(scenes):
+        try:
+            scene = open_source(source, bands=given["bands"], nodata=given["nodata"], name=given["name"])
+            prediction = jobs.prepare(scene, Path(model), predict_options(given))
+            with console.progress(scene.name) as report:
+                outcomes.append(
+                    jobs.predict(
+                        prediction,
+                        Path(out),
+                        execution=execution,
+                        runtime=runtime,
+                        overwrite=overwrite,
+                        on_progress=report,
+                    )
+                )
+        except GeosegError as error:
+            if len(scenes) == 1 or (isinstance(source, dict) and len(sources(scenes)) == 1):
+                raise
+            console.note(f"geoseg: error: {error}")
+            failures.append((source, error))
+    _conclude(console, outcomes, failures)
+
+
+def _cpu_threads(execution: Execution) -> int | None:
+    """Threads per network call; on a cluster the workers' own environment decides."""
+    if execution.kind == "cluster":
+        return None
+    return max(1, (os.cpu_count() or 1) // max(execution.workers, execution.threads))
+
+
+def _conclude(
+    console: Console, outcomes: list[jobs.Outcome], failures: list[tuple[SceneSource, GeosegError]]
+) -> None:
+    document = {
+        "complete": [
+            {"manifest": str(o.path), "fresh": o.fresh, **o.manifest.model_dump(mode="json")}
+            for o in outcomes
+        ],
+        "failed": [{"scene": str(s), "error": str(e)} for s, e in failures],
+    }
+    console.result(document, [line for o in outcomes for line in _summary(console, o)])
+    if failures and outcomes:
+        raise PartialError(f"{len(failures)} of {len(failures) + len(outcomes)} scenes failed, see above")
+    if failures:
+        raise failures[0][1]
+
+
+def _summary(console: Console, outcome: jobs.Outcome) -> list[str]:
+    manifest = outcome.manifest
+    if not outcome.fresh:
+        return [f"{manifest.scene['name']}: complete already, nothing to do ({outcome.path})"]
+    reused = f", {outcome.reused_tiles} tiles from an earlier run" if outcome.reused_tiles else ""
+    seconds = sum(manifest.seconds.values())
+    rate = manifest.counts.valid / 1e6 / seconds if seconds else 0.0
+    head = (
+        f"{manifest.scene['name']}: {manifest.counts.valid:,} pixels in {seconds:.1f} s "
+        f"({rate:.2f} Mpx/s{reused}), peak memory {manifest.execution['peak_rss_mb']} MB"
+    )
+    files = [
+        f"  {outcome.path.parent / o.path}" for o in manifest.outputs if o.kind not in ("names", "style")
+    ]
+    return [head, *_class_table(console, manifest), *files, f"  {outcome.path}"]
+
+
+def _class_table(console: Console, manifest: Manifest) -> list[str]:
+    valid = max(manifest.counts.valid, 1)
+    rows = [
+        (c.name, f"{c.pixels:,}", f"{c.area_m2 / 1e4:,.1f}", f"{100 * c.pixels / valid:.1f} %")
+        for c in manifest.counts.classes
+    ]
+    return console.table("", ("class", "pixels", "hectares", "share"), rows)

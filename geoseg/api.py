@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geoseg import jobs
-from geoseg.execute import Execution
 from geoseg.package import Card, read_card
-from geoseg.tasks import Runtime
 
 if TYPE_CHECKING:
+    from geoseg.execute import Execution
     from geoseg.inference import Predictor
     from geoseg.raster.scene import Scene
+    from geoseg.tasks import Runtime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

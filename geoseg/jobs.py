@@ -25,6 +25,7 @@ from geoseg.errors import SceneError, explain
 from geoseg.execute import Execution, open_executor, run_tasks
 from geoseg.manifest import ClassShare, Counts, Manifest, job_id
 from geoseg.matching import Mapping, SceneFacts, require_match
+from geoseg.models.catalogue import describe
 from geoseg.package import Card, read_card
 from geoseg.products import Product
 from geoseg.tasks import PredictTask, Runtime, TileDone, predict_tile, tally
@@ -52,8 +53,9 @@ class PredictOptions:
     patch_px: int | None = None
     overlap_px: int | None = None
     tile_px: int = TILE_PX
-    blend: bool = False
-    """Weigh overlapping patches instead of splitting overlaps at their midpoint."""
+    blend: bool | None = None
+    """Weigh overlapping patches instead of splitting overlaps at their midpoint; None: only for networks
+    with global context, whose scores depend on where in the patch a pixel lies, however wide the overlap."""
     confidence: bool = True
     """Write the confidence raster."""
     polygons: bool = True
@@ -87,7 +89,7 @@ class Prediction:
         """The options that shape the product, for the manifest."""
         mapping = self.options.mapping
         return {
-            "blend": self.options.blend,
+            "blend": self.plan.blend,
             "confidence": self.options.confidence,
             "polygons": self.options.polygons,
             "scale": mapping.scale,
@@ -124,9 +126,15 @@ def prepare(scene: Scene, package: Path, options: PredictOptions) -> Prediction:
         overlap_px=card.overlap_px if options.overlap_px is None else options.overlap_px,
         stride_px=card.stride_px,
     )
-    plan = TilePlan(lattice=lattice, tile_px=options.tile_px, blend=options.blend)
+    blend = has_global_context(card) if options.blend is None else options.blend
+    plan = TilePlan(lattice=lattice, tile_px=options.tile_px, blend=blend)
     matched = scene.select(card.band_names)
     return Prediction(scene=matched, package=package.resolve(), card=card, plan=plan, options=options)
+
+
+def has_global_context(card: Card) -> bool:
+    """True when the package's architecture pools or attends over the whole patch."""
+    return describe(card.architecture.name).context == "global"
 
 
 def facts_of(scene: Scene) -> SceneFacts:

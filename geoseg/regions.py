@@ -305,7 +305,7 @@ def _area_of_runs(
 ) -> NDArray[np.float64]:
     """Area of each run; a column of areas, one per row, is never spread over the pixels."""
     area = np.atleast_2d(np.asarray(pixel_area, np.float64))
-    if area.shape[1] == 1:
+    if area.shape[1] == 1 or area.strides[1] == 0:
         per_row = np.broadcast_to(area[:, 0], core.height)
         return per_row[starts // max(core.width, 1)] * length
     flat = np.broadcast_to(area, core.shape).ravel()
@@ -329,7 +329,6 @@ def _group(pairs: NDArray[np.int64]) -> SeamGroups:
     if not len(keys):
         return SeamGroups(keys=keys, group=np.empty(0, np.intp), count=0)
     one, other = np.split(inverse.ravel(), 2)
-    # Two regions may meet many times: the sum of repeated entries must not wrap round to nothing.
     graph = coo_array((np.ones(len(one), np.int64), (one, other)), (len(keys), len(keys)))
     count, group = connected_components(graph, directed=False)
     return SeamGroups(keys=keys, group=group.astype(np.intp), count=int(count))

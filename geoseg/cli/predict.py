@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +50,8 @@ def command(
     runtime = Runtime(device=given["device"], threads=_cpu_threads(execution), batch_size=given["batch_size"])
     outcomes: list[jobs.Outcome] = []
     failures: list[tuple[SceneSource, GeosegError]] = []
-    for source in sources(scenes):
+    wanted = sources(scenes)
+    for source in wanted:
         try:
             scene = open_source(source, bands=given["bands"], nodata=given["nodata"], name=given["name"])
             prediction = jobs.prepare(scene, Path(model), predict_options(given))
@@ -78,7 +78,7 @@ def _cpu_threads(execution: Execution) -> int | None:
     """Threads per network call; on a cluster the workers' own environment decides."""
     if execution.kind == "cluster":
         return None
-    return max(1, (os.cpu_count() or 1) // max(execution.workers, execution.threads))
+    return jobs.default_threads(execution)
 
 
 def _conclude(

@@ -16,7 +16,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window as RioWindow
 
-from geoseg.errors import LabelError, SceneError, explain
+from geoseg.errors import LabelError, SceneError, UsageError, explain
 from geoseg.legend import IGNORE_INDEX
 from geoseg.raster.scene import Scene, open_scene
 from geoseg.windows import Window
@@ -135,7 +135,7 @@ def _open_raster(source: LabelSource, path: str, scene: Scene, legend: Legend) -
 def _value_table(remap: Mapping[int, int | None], legend: Legend) -> dict[int, int]:
     """Class index by source value: the legend's ids, its nodata, and on top of them what `remap` says."""
     index_of = {int(id_): index for index, id_ in enumerate(legend.ids)}
-    given = {value: IGNORE_INDEX if id_ is None else index_of[id_] for value, id_ in remap.items()}
+    given = {value: _index_of(target, legend) for value, target in remap.items()}
     return {legend.nodata: IGNORE_INDEX, **index_of, **given}
 
 
@@ -302,10 +302,7 @@ def _class_indices(column: Any, source: LabelSource, path: str, legend: Legend) 
     """Class index of each polygon, by what its attribute says."""
     by_text = {str(id_): i for i, id_ in enumerate(legend.ids.tolist())}
     by_text |= {name: i for i, name in enumerate(legend.names)}
-    table = by_text | {
-        value: IGNORE_INDEX if target is None else by_text[str(target)]
-        for value, target in source.classes.items()
-    }
+    table = by_text | {value: _index_of(target, legend) for value, target in source.classes.items()}
     texts = [_attribute_text(v) for v in column]
     unknown = sorted(set(texts) - set(table))
     if unknown:
@@ -345,7 +342,25 @@ def _burn(labels: PolygonLabels, window: Window) -> NDArray[np.uint8]:
     return index
 
 
-# Places
+# Classes and places
+
+
+def _index_of(target: str | int | None, legend: Legend) -> int:
+    """Class index of an id or a name; IGNORE_INDEX of None."""
+    if target is None:
+        return IGNORE_INDEX
+    for index, entry in enumerate(legend.classes):
+        if target in (entry.id, entry.name):
+            return index
+    raise UsageError(
+        explain(
+            "labels are mapped to a class that is not in the legend",
+            at="`remap` or `classes`",
+            expected=", ".join(f"{c.id} {c.name}" for c in legend.classes),
+            found=repr(target),
+            change="Correct the mapping, or map to null to leave those labels out.",
+        )
+    )
 
 
 def _bounds(geobox: GeoBox) -> Bounds:

@@ -1,0 +1,6 @@
+"""Training: from a configuration and labelled scenes to a model package."""
+
+from geoseg.train.loop import train
+from geoseg.train.record import HISTORY_NAME, Epoch, TrainEvent, TrainResult
+
+__all__ = ["HISTORY_NAME", "Epoch", "TrainEvent", "TrainResult", "train"]

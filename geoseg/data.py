@@ -207,11 +207,11 @@ def survey(
         LabelError: no valid pixel of any area is labelled.
         SceneError: a band has one value only, so that it cannot be normalised.
     """
-    blocks = [(i, block) for i, area in enumerate(areas) for block in blocks(area.window, block_px)]
-    measured = -(-len(blocks) // SAMPLED_BLOCKS)
+    pieces = [(i, block) for i, area in enumerate(areas) for block in blocks(area.window, block_px)]
+    measured = -(-len(pieces) // SAMPLED_BLOCKS)
     moments = _Moments.none(len(areas[0].scene.bands))
     queues = [_Queue.empty() for _ in range(classes)]
-    for number, (i, block) in enumerate(blocks):
+    for number, (i, block) in enumerate(pieces):
         crop = _survey_crop(areas[i], held[i] if held else None, block, measure=number % measured == 0)
         if crop is None:
             continue

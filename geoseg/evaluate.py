@@ -44,8 +44,8 @@ class Evaluation(_Value):
         description="Of these, where the reference says nothing: not counted anywhere else"
     )
     confusion: tuple[tuple[int, ...], ...] = Field(
-        description="Pixels by reference class (rows) and predicted class (columns), in the legend's order; the "
-        "last column holds reference pixels without a prediction"
+        description="Pixels by reference class (rows) and predicted class (columns), in the legend's order. "
+        "The last column holds reference pixels without a prediction"
     )
     scores: Scores = Field(description="Classes are in the legend's order")
 

@@ -18,7 +18,7 @@ CONFIDENCE_NODATA = 255
 
 def softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Probabilities from logits (classes, height, width), float32; sums to 1 over axis 0."""
-    shifted = scores - scores.max(axis=0)
+    shifted: NDArray[np.float32] = scores - scores.max(axis=0)
     np.exp(shifted, out=shifted)
     shifted /= shifted.sum(axis=0)
     return shifted
@@ -26,19 +26,22 @@ def softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def decide(scores: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Class index of the highest score, (height, width); ties go to the lower index."""
-    return scores.argmax(axis=0).astype(np.uint8)
+    index: NDArray[np.uint8] = scores.argmax(axis=0).astype(np.uint8)
+    return index
 
 
 def percent(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Probabilities 0..1 as whole percent 0..100, rounded to nearest."""
-    return np.clip(np.rint(probability * np.float32(100)), 0, 100).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.clip(np.rint(probability * np.float32(100)), 0, 100).astype(np.uint8)
+    return rounded
 
 
 def top_probability(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Largest softmax probability per pixel (height, width), without forming the others."""
-    shifted = scores - scores.max(axis=0)
+    shifted: NDArray[np.float32] = scores - scores.max(axis=0)
     np.exp(shifted, out=shifted)
-    return np.float32(1) / shifted.sum(axis=0)
+    top: NDArray[np.float32] = np.float32(1) / shifted.sum(axis=0)
+    return top
 
 
 def ramp(length: int) -> NDArray[np.float32]:

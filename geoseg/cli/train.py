@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 @click.command("train")
 @click.argument("config", type=click.Path(), metavar="CONFIG.yaml")
 @click.option("-o", "--out", required=True, type=click.Path(), metavar="MODEL", help="Package to write.")
-@click.option("--data", type=click.Path(), metavar="DIR", help="Where CONFIG's paths start; default: its folder.")
+@click.option(
+    "--data", type=click.Path(), metavar="DIR", help="Where CONFIG's paths start; default: its folder."
+)
 @click.option("--overwrite", is_flag=True, help="Replace MODEL if it is a package.")
 @command_options
 def command(*, console: Console, config: str, out: str, data: str | None, overwrite: bool) -> None:
@@ -44,11 +46,11 @@ def command(*, console: Console, config: str, out: str, data: str | None, overwr
         "loss": result.history[-1].loss,
     }
     scored = "" if result.mean_iou is None else f", validation mean IoU {result.mean_iou:.3f}"
-    lines = [
+    line = (
         f"{result.folder}: {len(result.history)} epochs in {result.history[-1].seconds:.0f} s, "
         f"kept epoch {result.epoch}{scored}"
-    ]
-    console.result(document, lines)
+    )
+    console.result(document, [line])
 
 
 def show(event: TrainEvent, report: Progress, console: Console) -> None:

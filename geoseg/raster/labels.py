@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
+from affine import Affine
 from pyproj import CRS
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
@@ -196,10 +197,13 @@ def _on_grid(dataset: Any, labels: RasterLabels) -> Iterator[Any]:
 def _same_grid(a: GeoBox, b: GeoBox) -> bool:
     if a.shape != b.shape or a.crs != b.crs:
         return False
-    height, width = a.shape
-    to_b = ~b.affine * a.affine
-    corners = [(0, 0), (width, 0), (0, height), (width, height)]
-    return all(abs(u - v) < _SAME_GRID_PX for xy in corners for u, v in zip(to_b * xy, xy, strict=True))
+    to_b = ~b.affine
+    apart = [
+        abs(u - v)
+        for corner in _corners(a)
+        for u, v in zip(_applied(to_b, _applied(a.affine, corner)), corner, strict=True)
+    ]
+    return max(apart) < _SAME_GRID_PX
 
 
 def _unknown_values(labels: RasterLabels) -> LabelError:
@@ -336,7 +340,9 @@ def _burn(labels: PolygonLabels, window: Window) -> NDArray[np.uint8]:
     )
     index = np.full(window.shape, IGNORE_INDEX, np.uint8)
     if touched.size and window.size:
-        transform = labels.geobox.affine * labels.geobox.affine.translation(window.col, window.row)
+        t = labels.geobox.affine
+        left, top = _applied(t, (window.col, window.row))
+        transform = Affine(t.a, t.b, left, t.d, t.e, top)
         shapes = [(labels.geometries[i], labels.indices[i]) for i in touched]
         rasterize(shapes, out=index, transform=transform)
     return index
@@ -364,15 +370,28 @@ def _index_of(target: str | int | None, legend: Legend) -> int:
 
 
 def _bounds(geobox: GeoBox) -> Bounds:
-    left, bottom, right, top = geobox.extent.boundingbox.bbox
-    return float(left), float(bottom), float(right), float(top)
+    xs, ys = zip(*(_applied(geobox.affine, corner) for corner in _corners(geobox)), strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _corners(geobox: GeoBox) -> list[tuple[int, int]]:
+    """Column and row of the four corners."""
+    height, width = geobox.shape
+    return [(0, 0), (width, 0), (0, height), (width, height)]
+
+
+def _applied(affine: Affine, xy: tuple[float, float]) -> tuple[float, float]:
+    """The point moved by the affine, in arithmetic that affine 2 and 3 agree on."""
+    x, y = xy
+    return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
 
 
 def _pixel_bounds(bounds: Bounds, geobox: GeoBox) -> Bounds:
     """First and last row and column, unrounded, of a box given in the CRS of `geobox`."""
     left, bottom, right, top = bounds
     to_px = ~geobox.affine
-    cols, rows = zip(*(to_px * (x, y) for x in (left, right) for y in (bottom, top)), strict=True)
+    corners = ((x, y) for x in (left, right) for y in (bottom, top))
+    cols, rows = zip(*(_applied(to_px, corner) for corner in corners), strict=True)
     return min(rows), min(cols), max(rows), max(cols)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import warnings
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from geoseg.errors import LabelError, explain
+from geoseg.errors import LabelError, SceneError, explain
 from geoseg.legend import Legend, LegendClass
 
 if TYPE_CHECKING:
@@ -26,8 +27,18 @@ def legend_tag(legend: Legend) -> dict[str, str]:
     return {LEGEND_TAG: json.dumps({"classes": classes, "nodata": legend.nodata}, ensure_ascii=False)}
 
 
+def own_legend(path: Path) -> Legend | None:
+    """The legend that geoseg stored with the class raster at `path`; None when there is none.
+
+    Raises:
+        SceneError: the raster cannot be opened. LabelError: the tag is not a legend.
+    """
+    tag = _header(path).tag
+    return None if tag is None else _parse(tag, path)
+
+
 def read_legend(path: Path, *, present: Iterable[int]) -> Legend:
-    """The legend of the class raster at `path`.
+    """The legend of the class raster at `path`, its own or one made up for the ids that occur.
 
     Args:
         path: a single-band raster of class ids.
@@ -37,17 +48,10 @@ def read_legend(path: Path, *, present: Iterable[int]) -> Legend:
     Raises:
         LabelError: nothing but nodata occurs, or the raster's own legend is not valid.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path) as dataset:
-            tag = dataset.tags().get(LEGEND_TAG)
-            nodata = dataset.nodata
-            try:
-                colors = {k: v[:3] for k, v in dataset.colormap(1).items()}
-            except ValueError:
-                colors = {}
-    if tag is not None:
-        return _parse(tag, path)
+    header = _header(path)
+    if header.tag is not None:
+        return _parse(header.tag, path)
+    nodata, colors = header.nodata, header.colors
     missing = 255 if nodata is None or not 0 <= nodata <= 255 else int(nodata)  # noqa: PLR2004 - uint8
     names = _category_names(path)
     classes = tuple(
@@ -65,6 +69,41 @@ def read_legend(path: Path, *, present: Iterable[int]) -> Legend:
             )
         )
     return Legend(classes=classes, nodata=missing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Header:
+    tag: str | None
+    nodata: float | None
+    colors: dict[int, tuple[int, int, int]]
+
+
+def _header(path: Path) -> _Header:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as dataset:
+                return _Header(
+                    tag=dataset.tags().get(LEGEND_TAG), nodata=dataset.nodata, colors=_colors(dataset)
+                )
+    except RasterioError as error:
+        raise SceneError(
+            explain(
+                "the class raster cannot be opened",
+                at=path,
+                expected="a raster file",
+                found=str(error),
+                change="Check the path and the file.",
+            )
+        ) from error
+
+
+def _colors(dataset: Any) -> dict[int, tuple[int, int, int]]:
+    try:
+        table = dataset.colormap(1)
+    except ValueError:  # rasterio's way to say that there is none
+        return {}
+    return {value: rgba[:3] for value, rgba in table.items()}
 
 
 def _parse(tag: str, path: Path) -> Legend:

@@ -1,6 +1,6 @@
 """One tile: pixels in, class ids and confidence out. Knows neither torch nor Dask nor files.
 
-`Predictor` is the seam to any runtime; `segment` is the only place where patches meet the network.
+`Predictor` is the seam to any runtime; `segment_tile` is the only place where patches meet the network.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def normalise(
     return out
 
 
-def segment(
+def segment_tile(
     pixels: NDArray[np.float32],
     valid: NDArray[np.bool_],
     tile: Tile,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geoseg.errors import PackageError, explain
-from geoseg.inference import normalise, segment
+from geoseg.inference import normalise, segment_tile
 from geoseg.raster.read import read_window
 from geoseg.vector.area import pixel_areas
 from geoseg.vector.trace import trace_tile
@@ -158,7 +158,7 @@ def _segment(task: PredictTask, card: Card, predictor: Predictor) -> TileClasses
     reach = task.tile.reach.intersect(task.scene.window)
     pixels = read_window(task.scene, reach)
     normal = normalise(pixels.values, pixels.valid, card.bands, scale=task.scale, offset=task.offset)
-    return segment(
+    return segment_tile(
         normal,
         pixels.valid,
         task.tile,

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from geoseg.errors import ExecutionError
+from geoseg.inference import TileClasses, normalise, segment_tile
 from geoseg.legend import IGNORE_INDEX
 from geoseg.package import Band
-from geoseg.inference import TileClasses, normalise, segment
 from geoseg.stitch import CONFIDENCE_NODATA, blend_weights, decide, percent, softmax, top_probability
 from geoseg.tiling import Lattice, TilePlan
 
@@ -27,7 +27,7 @@ def run(
     for piece in TilePlan(lattice=lattice, tile_px=tile, blend=blend):
         whole = piece.reach.intersect(type(piece.core)(0, 0, *valid.shape))
         here = whole.slices()
-        out = segment(
+        out = segment_tile(
             pixels[(slice(None), *here)],
             valid[here],
             piece,

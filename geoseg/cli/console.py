@@ -9,7 +9,7 @@ import sys
 import traceback
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -60,20 +60,14 @@ class Console:
         if self.verbosity >= 0:
             click.echo(text, err=True)
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-        """A table as lines: the first column to the left, numbers to the right."""
-        from rich.console import Console as RichConsole
-        from rich.table import Table
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+        """A table as lines: the first column to the left, the others, numbers, to the right."""
+        return _table(columns, rows, justify="right")
 
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-        for i, name in enumerate(columns):
-            table.add_column(name, justify="left" if i == 0 else "right")
-        for row in rows:
-            table.add_row(*(str(cell) for cell in row))
-        rich = RichConsole(width=110, no_color=True)
-        with rich.capture() as capture:
-            rich.print(table)
-        return capture.get().rstrip().splitlines()
+    def facts(self, subject: str, facts: Mapping[str, object]) -> list[str]:
+        """Names and values as lines, all to the left; a list of texts has a line for each."""
+        rows = [(name.replace("_", " "), _shown(value)) for name, value in facts.items()]
+        return [subject, *_table(("", ""), rows, justify="left")[1:]]
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Progress]:
@@ -85,6 +79,30 @@ class Console:
                 yield report
         else:
             yield _plain_lines(title)
+
+
+def _shown(value: object) -> str:
+    if not isinstance(value, list):
+        return str(value)
+    separator = "\n" if all(isinstance(v, str) for v in value) else ", "
+    return separator.join(map(str, value))
+
+
+def _table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, justify: Literal["left", "right"]
+) -> list[str]:
+    from rich.console import Console as RichConsole
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for i, name in enumerate(columns):
+        table.add_column(name, justify=justify if i else "left")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    rich = RichConsole(width=110, no_color=True, markup=False)
+    with rich.capture() as capture:
+        rich.print(table)
+    return [line.rstrip() for line in capture.get().splitlines()]
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def command(*, console: Console, target: str, model: str | None) -> None:
     """Say what a raster or a model package is, what it needs, and whether they fit together."""
     if (Path(target) / CARD_NAME).exists() or Path(target).is_dir():
         facts = _card_facts(read_card(Path(target)))
-        console.result(facts, console.table(target, ("model", ""), _rows(facts)))
+        console.result(facts, console.facts(target, facts))
         return
     scene = open_scene(target)
     facts = _scene_facts(scene)
@@ -30,7 +30,7 @@ def command(*, console: Console, target: str, model: str | None) -> None:
         reasons = mismatches(read_card(Path(model)), jobs.facts_of(scene), Mapping())
         facts["fits"] = not reasons
         facts["why_not"] = reasons
-    console.result(facts, console.table(target, ("raster", ""), _rows(facts)))
+    console.result(facts, console.facts(target, facts))
 
 
 def _card_facts(card: Card) -> dict[str, Any]:
@@ -61,7 +61,3 @@ def _scene_facts(scene: Scene) -> dict[str, Any]:
         "transform": [float(v) for v in list(scene.geobox.affine)[:6]],
         "fingerprint": scene.fingerprint,
     }
-
-
-def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(k, ", ".join(map(str, v)) if isinstance(v, list) else str(v)) for k, v in facts.items()]

@@ -12,6 +12,23 @@ from geoseg.matching import Mapping
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+
+class _PxOrAuto(click.ParamType[int | None]):
+    """A number of pixels, or "auto", which becomes None."""
+
+    name = "pixels"
+
+    def convert(
+        self,
+        value: Any,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> int | None:
+        if value == "auto":
+            return None
+        return int(click.IntRange(0).convert(value, param, ctx))
+
+
 _SCENE_OPTIONS = (
     click.argument("scenes", nargs=-1, required=True, metavar="SCENE..."),
     click.option(
@@ -25,10 +42,22 @@ _SCENE_OPTIONS = (
     click.option("--offset", type=float, default=0.0, show_default=True, help="Added after scaling."),
     click.option("--any-gsd", is_flag=True, help="Accept any pixel size."),
     click.option("--name", help="Name of a scene of band files (NAME=PATH arguments)."),
-    click.option("--patch-size", type=int, metavar="PX", help="Side of what the network sees."),
-    click.option("--overlap", type=int, metavar="PX", help="Pixels neighbouring patches share."),
+    click.option("--patch-size", type=click.IntRange(1), metavar="PX", help="Side of what the network sees."),
     click.option(
-        "--tile-size", type=int, default=TILE_PX, show_default=True, metavar="PX", help="Side of a tile."
+        "--overlap",
+        type=_PxOrAuto(),
+        default="auto",
+        show_default=True,
+        metavar="PX|auto",
+        help="Pixels neighbouring patches share; auto takes the package's own value.",
+    ),
+    click.option(
+        "--tile-size",
+        type=click.IntRange(1),
+        default=TILE_PX,
+        show_default=True,
+        metavar="PX",
+        help="Side of a tile.",
     ),
     click.option(
         "--stitch",

@@ -27,8 +27,8 @@ def command(*, console: Console, scenes: tuple[str, ...], model: str, workers: i
         scene = open_source(source, bands=given["bands"], nodata=given["nodata"], name=given["name"])
         prediction = jobs.prepare(scene, Path(model), predict_options(given))
         facts = describe(prediction, workers)
-        rows = [(key.replace("_", " "), _plain(value)) for key, value in facts.items()]
-        console.result(facts, console.table(scene.name, ("plan", ""), rows))
+        shown = {name: _plain(value) for name, value in facts.items()}
+        console.result(facts, console.facts(scene.name, shown))
 
 
 def describe(prediction: jobs.Prediction, workers: int) -> dict[str, Any]:

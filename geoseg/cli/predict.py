@@ -11,7 +11,7 @@ from geoseg import jobs
 from geoseg.cli.console import Console, command_options
 from geoseg.cli.options import predict_options, prediction_options
 from geoseg.cli.scenes import SceneSource, open_source, sources
-from geoseg.errors import GeosegError, PartialError, UsageError
+from geoseg.errors import GeosegError, PartialError
 from geoseg.execute import Execution
 from geoseg.tasks import Runtime
 
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 @click.command("predict")
 @prediction_options
 @click.option("-o", "--out", required=True, type=click.Path(), metavar="DIR", help="Output folder.")
+@click.option(
+    "--runtime",
+    type=click.Choice(["torch"]),
+    default="torch",
+    show_default=True,
+    help="What runs the network.",
+)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Patches at once.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Tiles at once.")
@@ -39,8 +46,6 @@ def command(
     NAME_classes.tif, NAME_confidence.tif, NAME.gpkg and NAME_manifest.json into DIR. The same command again
     does nothing when all is complete, and goes on where it was cut off when it is not.
     """
-    if given["tile_size"] < 1:
-        raise UsageError(f"--tile-size must be at least 1, not {given['tile_size']}")
     execution = Execution(
         workers=given["workers"],
         threads=given["threads"],
@@ -121,4 +126,4 @@ def _class_table(console: Console, manifest: Manifest) -> list[str]:
         (c.name, f"{c.pixels:,}", f"{c.area_m2 / 1e4:,.1f}", f"{100 * c.pixels / valid:.1f} %")
         for c in manifest.counts.classes
     ]
-    return console.table("", ("class", "pixels", "hectares", "share"), rows)
+    return console.table(("class", "pixels", "hectares", "share"), rows)

@@ -25,7 +25,7 @@ def score_lines(console: Console, evaluation: Mapping[str, Any]) -> list[str]:
             f"mean IoU {percent(scores['mean_iou'])} over the {present} classes present, overall accuracy "
             f"{percent(scores['overall_accuracy'])}, {scores['pixels']:,} reference pixels"
         ),
-        *console.table("", ("class", "reference px", "IoU", "F1", "producer's", "user's"), rows),
+        *console.table(("class", "reference px", "IoU", "F1", "producer's", "user's"), rows),
     ]
 
 

@@ -241,7 +241,8 @@ def _evaluate(demo: DemoScene, folder: Path) -> Evaluation:
 
 
 def _files(folder: Path, outcome: Outcome) -> dict[str, str]:
-    products = {o.kind: f"map/{o.path}" for o in outcome.manifest.outputs if o.kind not in ("names", "style")}
+    shown = (o for o in outcome.manifest.outputs if o.kind not in ("names", "style"))
+    products = {str(o.kind): f"map/{o.path}" for o in shown}
     manifest = outcome.path.relative_to(folder).as_posix()
     return {
         "scene": "scene/scene.tif",

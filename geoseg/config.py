@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from pydantic_core import ErrorDetails
-
 _MAX_BYTES = 1024 * 1024
 T = TypeVar("T")
 Location = tuple[int | str, ...]
@@ -289,7 +287,7 @@ def _parse(text: str, path: Path) -> tuple[Any, Any]:
         raise UsageError(f"{path}:1:1: nested too deeply") from None
 
 
-def _follows(details: ErrorDetails, others: Sequence[ErrorDetails]) -> bool:
+def _follows(details: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> bool:
     """True for "too few items" that only says that the items given are wrong themselves."""
     return details["type"] == "too_short" and any(
         len(other["loc"]) > len(details["loc"]) and other["loc"][: len(details["loc"])] == details["loc"]
@@ -297,7 +295,7 @@ def _follows(details: ErrorDetails, others: Sequence[ErrorDetails]) -> bool:
     )
 
 
-def _line(path: Path, node: Any, schema: Mapping[str, Any], details: ErrorDetails) -> str:
+def _line(path: Path, node: Any, schema: Mapping[str, Any], details: Mapping[str, Any]) -> str:
     """`file:line:column: key: message` for one thing that is wrong."""
     location: Location = details["loc"]
     cause = details.get("ctx", {}).get("error")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.assemble import Assembly
-from geoseg.errors import SceneError, explain
+from geoseg.errors import SceneError, UsageError, explain
 from geoseg.execute import Execution, open_executor, run_tasks
 from geoseg.manifest import ClassShare, Counts, Manifest, job_id
 from geoseg.matching import Mapping, SceneFacts, require_match
@@ -61,6 +61,11 @@ class PredictOptions:
     polygons: bool = True
     """Write the GeoPackage."""
     mapping: Mapping = field(default_factory=Mapping)
+
+    def __post_init__(self) -> None:
+        for name, size in (("patch", self.patch_px), ("tile", self.tile_px)):
+            if size is not None and size < 1:
+                raise UsageError(f"the {name} size must be at least 1 px, not {size}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +127,7 @@ def prepare(scene: Scene, package: Path, options: PredictOptions) -> Prediction:
     require_match(card, facts_of(scene), options.mapping)
     lattice = Lattice.of(
         scene.window.shape,
-        patch_px=options.patch_px or card.patch_px,
+        patch_px=card.patch_px if options.patch_px is None else options.patch_px,
         overlap_px=card.overlap_px if options.overlap_px is None else options.overlap_px,
         stride_px=card.stride_px,
     )

@@ -31,9 +31,11 @@ def confusion(reference: NDArray[np.uint8], predicted: NDArray[np.uint8], classe
         raise ValueError(f"reference {reference.shape} and prediction {predicted.shape} differ in shape")
     known = reference != IGNORE_INDEX
     rows, columns = reference[known].astype(np.intp), predicted[known].astype(np.intp)
-    columns[columns == IGNORE_INDEX] = classes
-    if rows.size and (rows.max() >= classes or columns.max() > classes):
-        raise ValueError(f"class index {max(rows.max(), columns.max())} where there are {classes} classes")
+    unpredicted = columns == IGNORE_INDEX
+    highest = max(rows.max(initial=-1), columns[~unpredicted].max(initial=-1))
+    if highest >= classes:
+        raise ValueError(f"class index {highest} where there are {classes} classes")
+    columns[unpredicted] = classes
     counts = np.bincount(rows * (classes + 1) + columns, minlength=classes * (classes + 1))
     return counts.reshape(classes, classes + 1).astype(np.int64)
 

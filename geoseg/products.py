@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Literal
 
 from geoseg.errors import OutputError, explain
 from geoseg.manifest import Manifest, Output, read_manifest
-from geoseg.raster.files import require_writable, sha256, write_text
+from geoseg.raster.files import require_writable, sha256, sweep, write_text
 from geoseg.raster.parts import PartStore
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 Kind = Literal["classes", "names", "style", "confidence", "polygons"]
+_KINDS: tuple[Kind, ...] = ("classes", "names", "style", "confidence", "polygons")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +62,8 @@ class Product:
         """
         require_writable(self.folder)
         if overwrite:
-            self.forget_parts()
-        elif self.manifest.exists():
+            return None  # parts, if any, are this very job's, of a run that was cut off: they are used
+        if self.manifest.exists():
             manifest = read_manifest(self.manifest)
             if manifest.job == self.job and self._is_there(manifest):
                 return manifest
@@ -77,6 +78,8 @@ class Product:
     def reopen(self) -> None:
         """Takes the old manifest away: from here on files are replaced. Until here the old product stands."""
         self.manifest.unlink(missing_ok=True)
+        for path in (self.manifest, *(self.path(kind) for kind in _KINDS)):
+            sweep(path)
 
     def complete(self, manifest: Manifest) -> None:
         """Writes the manifest, which makes the product complete, and forgets the parts."""
@@ -89,10 +92,9 @@ class Product:
 
     def outputs(self) -> tuple[Output, ...]:
         """The files that are there, with size and checksum."""
-        kinds: tuple[Kind, ...] = ("classes", "names", "style", "confidence", "polygons")
         return tuple(
             Output(kind=kind, path=path.name, bytes=path.stat().st_size, sha256=sha256(path))
-            for kind in kinds
+            for kind in _KINDS
             if (path := self.path(kind)).exists()
         )
 

@@ -46,9 +46,12 @@ class Console:
         """Results are one JSON document; nothing else goes to standard output."""
         self.verbosity = verbosity
         """-1 quiet, 0 normal, 1 and 2 verbose."""
+        self.answered = False
+        """A result has been shown: an error that comes after it is no second JSON document."""
 
     def result(self, document: Mapping[str, Any], lines: Sequence[str]) -> None:
         """The command's result: the document with --json, else the lines (none with -q)."""
+        self.answered = True
         if self.as_json:
             click.echo(json.dumps(document, indent=2, ensure_ascii=False))
         elif self.verbosity >= 0:
@@ -171,8 +174,8 @@ def command_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def fail(console: Console, message: str, kind: str, code: int) -> None:
-    """Prints one paragraph (and, with --json, a document) and exits with `code`."""
-    if console.as_json:
+    """Prints one paragraph (and, with --json, a document if there is none yet) and exits with `code`."""
+    if console.as_json and not console.answered:
         click.echo(json.dumps({"error": {"kind": kind, "message": message}}, ensure_ascii=False))
     click.echo(f"geoseg: error: {message}", err=True)
     raise click.exceptions.Exit(code)

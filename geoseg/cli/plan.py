@@ -23,12 +23,18 @@ if TYPE_CHECKING:
 @command_options
 def command(*, console: Console, scenes: tuple[str, ...], model: str, workers: int, **given: Any) -> None:
     """Say what predicting each SCENE would take. Computes nothing, loads no network."""
+    options = predict_options(given)
+    found: list[tuple[str, dict[str, Any]]] = []
     for source in sources(scenes):
         scene = open_source(source, bands=given["bands"], nodata=given["nodata"], name=given["name"])
-        prediction = jobs.prepare(scene, Path(model), predict_options(given))
-        facts = describe(prediction, workers)
-        shown = {name: _plain(value) for name, value in facts.items()}
-        console.result(facts, console.facts(scene.name, shown))
+        prediction = jobs.prepare(scene, Path(model), options)
+        found.append((scene.name, describe(prediction, workers)))
+    lines = [
+        line
+        for name, facts in found
+        for line in console.facts(name, {key: _plain(value) for key, value in facts.items()})
+    ]
+    console.result({"scenes": [{"name": name, **facts} for name, facts in found]}, lines)
 
 
 def describe(prediction: jobs.Prediction, workers: int) -> dict[str, Any]:

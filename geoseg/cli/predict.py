@@ -52,6 +52,7 @@ def command(
         scheduler=given["scheduler"],
         resources=(("GPU", 1.0),) if given["gpu_resource"] else (),
     )
+    options = predict_options(given)
     runtime = Runtime(device=given["device"], threads=_cpu_threads(execution), batch_size=given["batch_size"])
     outcomes: list[jobs.Outcome] = []
     failures: list[tuple[SceneSource, GeosegError]] = []
@@ -59,7 +60,7 @@ def command(
     for source in wanted:
         try:
             scene = open_source(source, bands=given["bands"], nodata=given["nodata"], name=given["name"])
-            prediction = jobs.prepare(scene, Path(model), predict_options(given))
+            prediction = jobs.prepare(scene, Path(model), options)
             with console.progress(scene.name) as report:
                 outcomes.append(
                     jobs.predict(
@@ -72,9 +73,9 @@ def command(
                     )
                 )
         except GeosegError as error:
-            if len(scenes) == 1 or (isinstance(source, dict) and len(sources(scenes)) == 1):
+            if len(wanted) == 1:
                 raise
-            console.note(f"geoseg: error: {error}")
+            click.echo(f"geoseg: error: {error}", err=True)  # with -q, too
             failures.append((source, error))
     _conclude(console, outcomes, failures)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import secrets
@@ -47,6 +48,13 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # never hide the error above
             temporary.unlink()
+
+
+def sweep(path: Path) -> None:
+    """Removes what writers of `path` that were killed have left beside it under temporary names."""
+    token = "[0-9a-f]" * 8
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.{token}.*"):
+        left.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

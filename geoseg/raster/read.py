@@ -63,11 +63,7 @@ def read_window(scene: Scene, window: Window) -> Pixels:
             rio = _rio(window)
             values[where] = dataset.read(indexes, window=rio)
             valid &= _mask(dataset, indexes, rio)
-    if np.dtype(scene.dtype).kind == "f":
-        valid &= np.isfinite(values).all(axis=0)
-    if scene.nodata is not None and not np.isnan(scene.nodata):
-        valid &= (values != scene.nodata).all(axis=0)
-    return Pixels(values=values, valid=valid)
+    return Pixels(values=values, valid=valid & _has_data(scene, values))
 
 
 def read_overview(scene: Scene, *, longest: int) -> Pixels:
@@ -81,9 +77,17 @@ def read_overview(scene: Scene, *, longest: int) -> Pixels:
         with _opened(band.path, scene.window) as dataset:
             values[i] = dataset.read(band.index, out_shape=shape, resampling=Resampling.nearest)
             valid &= dataset.read_masks(band.index, out_shape=shape, resampling=Resampling.nearest) > 0
+    return Pixels(values=values, valid=valid & _has_data(scene, values))
+
+
+def _has_data(scene: Scene, values: NDArray[Any]) -> NDArray[np.bool_]:
+    """(height, width): no band is NaN or infinite, or of the value the caller declared as nodata."""
+    valid = np.ones(values.shape[1:], bool)
     if np.dtype(scene.dtype).kind == "f":
         valid &= np.isfinite(values).all(axis=0)
-    return Pixels(values=values, valid=valid)
+    if scene.nodata is not None and not np.isnan(scene.nodata):
+        valid &= (values != scene.nodata).all(axis=0)
+    return valid
 
 
 def _mask(dataset: Any, indexes: list[int], window: RioWindow) -> NDArray[np.bool_]:

@@ -171,7 +171,7 @@ def _step(
     with _autocast(pixels.device):
         logits = model(pixels)
     loss = functional.cross_entropy(logits, target, weight=weights, ignore_index=IGNORE_INDEX)
-    value = float(loss)
+    value = float(loss.detach())
     if not math.isfinite(value):
         raise ExecutionError(
             explain(

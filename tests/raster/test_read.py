@@ -121,3 +121,5 @@ def test_overview_keeps_values_and_mask(make_raster) -> None:
     small = read_overview(scene, longest=8)
     assert small.values.shape == (1, 6, 8)
     assert np.array_equal(small.valid, hole())
+    declared = open_scene(make_raster(values, name="bare.tif"), nodata=0)
+    assert np.array_equal(read_overview(declared, longest=8).valid, hole())

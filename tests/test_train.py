@@ -159,7 +159,7 @@ def test_an_output_that_is_taken_is_refused_before_anything_is_read(config, tmp_
     out.mkdir()
     train(config, out, data_root=tmp_path)  # an empty folder is free
     before = read_card(out)
-    with pytest.raises(OutputError, match="Pass --overwrite"):
+    with pytest.raises(OutputError, match="Give --overwrite"):
         train(config, out, data_root=tmp_path / "nowhere")
     after = train(changed(config, seed=9), out, data_root=tmp_path, overwrite=True).card
     assert before.weights_sha256 != after.weights_sha256

@@ -24,7 +24,7 @@ from geoseg.models.registry import build
 from geoseg.package import CARD_NAME, WEIGHTS_NAME, Architecture, Band, Card, GsdRange, read_card
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from geoseg.legend import Legend
     from geoseg.models.segmenter import Segmenter
@@ -45,17 +45,19 @@ def save_package(
     gsd: GsdRange | None = None,
     licence: str | None = None,
     provenance: Mapping[str, Any] | None = None,
+    attach: Callable[[Path], None] | None = None,
     overwrite: bool = False,
 ) -> Card:
     """Write `model` and what prediction must know about it as the package `folder`; returns its card.
 
-    Parameters and buffers alike are written, the statistics of batch normalisation included.
+    Parameters and buffers alike are written, the statistics of batch normalisation included. `attach` may
+    write further files, for people, into the folder it is given; they appear together with the package.
 
     Raises:
         OutputError: when something is there already and `overwrite` is not set, or is not a package.
     """
     folder = folder.absolute()
-    _check_free(folder, overwrite=overwrite)
+    require_free(folder, overwrite=overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _appearing(folder) as partial:
         weights = partial / WEIGHTS_NAME
@@ -74,6 +76,8 @@ def save_package(
             provenance=dict(provenance or {}),
         )
         (partial / CARD_NAME).write_text(card.to_json(), "utf-8")
+        if attach is not None:
+            attach(partial)
     return card
 
 
@@ -99,15 +103,19 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_free(folder: Path, *, overwrite: bool) -> None:
-    """Refuse to replace what is not ours to replace."""
+def require_free(folder: Path, *, overwrite: bool) -> None:
+    """Returns when a package may be written as `folder`; call it before hours are spent, not after.
+
+    Raises:
+        OutputError: something is there already and `overwrite` is not set, or it is not a package.
+    """
     if not folder.exists():
         return
     is_empty = folder.is_dir() and not any(folder.iterdir())
     is_package = (folder / CARD_NAME).is_file()
     if is_empty or (is_package and overwrite):
         return
-    change = "Pass overwrite (--overwrite) to replace it." if is_package else "Choose another folder."
+    change = "Give --overwrite to replace it." if is_package else "Choose another folder."
     raise OutputError(
         explain(
             "the model package cannot be written",

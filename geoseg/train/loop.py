@@ -13,22 +13,20 @@ import torch
 from torch.nn import functional
 
 from geoseg.data import open_areas, read_crop, require_apart
-from geoseg.errors import ExecutionError, OutputError, UsageError, explain
+from geoseg.errors import ExecutionError, UsageError, explain
 from geoseg.inference import normalise
 from geoseg.legend import IGNORE_INDEX
 from geoseg.metrics import Scores, confusion
 from geoseg.models.registry import build
-from geoseg.models.store import save_package
-from geoseg.package import CARD_NAME
-from geoseg.raster.files import require_writable, write_text
+from geoseg.models.store import require_free, save_package
+from geoseg.raster.files import require_writable
 from geoseg.train.record import (
-    HISTORY_NAME,
     Epoch,
     TrainEvent,
     TrainResult,
+    attach_history,
     gsd_range,
-    history_csv,
-    history_rows,
+    measure_speed,
     provenance,
 )
 from geoseg.train.run import Run, ahead, prepare
@@ -67,7 +65,8 @@ def train(
     Raises:
         GeosegError: `out` is taken, data does not fit, or the loss is no longer a number.
     """
-    _require_free(out, overwrite=overwrite)
+    require_free(out, overwrite=overwrite)
+    require_writable(out.absolute().parent)
     areas = open_areas(config.scenes, config=config, data_root=data_root)
     held_out = open_areas(config.validation, config=config, data_root=data_root)
     require_apart(areas, held_out)
@@ -83,6 +82,7 @@ def train(
         run = prepare(config, areas, held_out, device=device, on_progress=on_progress or _silent)
         history, best = _fit(model, run)
         model.load_state_dict(best.weights)
+        speed = measure_speed(model, run)
     card = save_package(
         out,
         model=model.to("cpu").to(memory_format=torch.contiguous_format),
@@ -94,10 +94,10 @@ def train(
         overlap_px=config.inference.overlap_px,
         gsd=gsd_range(areas),
         licence=config.licence,
-        provenance=provenance(run, history, best.epoch),
+        provenance=provenance(run, history, best.epoch) | speed,
+        attach=lambda folder: attach_history(folder, history, config.legend.names),
         overwrite=overwrite,
     )
-    write_text(out / HISTORY_NAME, history_csv(history_rows(history, config.legend.names)))
     run.tell("saved", epoch=best.epoch.epoch, step=history[-1].step, mean_iou=best.epoch.mean_iou)
     return TrainResult(
         folder=out, card=card, epoch=best.epoch.epoch, mean_iou=best.epoch.mean_iou, history=tuple(history)
@@ -263,23 +263,6 @@ def _autocast(device: torch.device) -> torch.autocast:
 
 def _on_device(pixels: NDArray[np.float32], device: torch.device) -> Tensor:
     return torch.from_numpy(pixels).to(device, memory_format=torch.channels_last)
-
-
-def _require_free(out: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that is taken before hours are spent, not after."""
-    is_package = (out / CARD_NAME).is_file()
-    is_taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    if is_taken and not (is_package and overwrite):
-        raise OutputError(
-            explain(
-                "the model package cannot be written",
-                at=out,
-                expected="no such folder, or an empty one",
-                found="a model package" if is_package else "something that is not a model package",
-                change="Pass --overwrite to replace it." if is_package else "Choose another folder.",
-            )
-        )
-    require_writable(out.absolute().parent)
 
 
 def _require_stride(inference: Inference, stride_px: int) -> None:

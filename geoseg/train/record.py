@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import platform
+import statistics
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from geoseg.train.run import Run
 
 HISTORY_NAME = "history.csv"
+CURVES_NAME = "curves.png"
+_SPEED_RUNS = 3
 _GSD_TOLERANCE = 2.0
 """A model fits pixels from the smallest it has seen divided by this to the largest times this."""
 
@@ -139,6 +143,30 @@ def history_rows(history: Sequence[Epoch], names: Sequence[str]) -> list[dict[st
         }
         for e in history
     ]
+
+
+def attach_history(folder: Path, history: Sequence[Epoch], names: Sequence[str]) -> None:
+    """Writes the history into a package's folder: a CSV and a picture of its curves."""
+    from geoseg.report import EpochPoint, draw_curves
+
+    (folder / HISTORY_NAME).write_text(history_csv(history_rows(history, names)), "utf-8")
+    points = [EpochPoint(epoch=e.epoch, loss=e.loss, mean_iou=e.mean_iou) for e in history]
+    draw_curves(folder / CURVES_NAME, points)
+
+
+def measure_speed(model: torch.nn.Module, run: Run) -> dict[str, float]:
+    """Forward speed of the network as prediction runs it here: what `geoseg plan` estimates time with."""
+    inference = run.config.inference
+    shape = (1, len(run.config.bands), inference.patch_px, inference.patch_px)
+    patch = torch.zeros(shape, device=run.device).to(memory_format=torch.channels_last)
+    model.eval()
+    times = []
+    with torch.inference_mode():
+        for _ in range(_SPEED_RUNS + 1):  # the first one warms up
+            start = time.perf_counter()
+            model(patch).cpu()
+            times.append(time.perf_counter() - start)
+    return {"forward_mpx_per_s": round(inference.patch_px**2 / 1e6 / statistics.median(times[1:]), 4)}
 
 
 def history_csv(rows: Sequence[dict[str, float | int | None]]) -> str:

@@ -1,4 +1,4 @@
-"""Shared fixtures: one factory of rasters, one legend, the real data when it is there."""
+"""Shared fixtures: factories of rasters and scenes, a legend, a package, the real data when it is there."""
 
 from __future__ import annotations
 
@@ -72,3 +72,60 @@ def make_raster(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def make_scene(make_raster):
+    """Writes a scene the `package` takes, coloured patches with a nodata corner (0), and returns its path."""
+
+    def write(
+        shape: tuple[int, int] = (150, 130),
+        *,
+        seed: int = 0,
+        hole: bool = True,
+        name: str = "scene.tif",
+        **options: object,
+    ) -> Path:
+        rng = np.random.default_rng(seed)
+        coarse = rng.integers(1, 200, (3, -(-shape[0] // 12), -(-shape[1] // 12)))
+        values = coarse.repeat(12, 1).repeat(12, 2)[:, : shape[0], : shape[1]]
+        values = values + rng.integers(0, 40, values.shape)
+        if hole:
+            rows, cols = np.indices(shape)
+            values[:, rows + 2 * cols < min(shape)] = 0
+        named = {"nodata": 0, "descriptions": ("red", "green", "blue"), **options}
+        return make_raster(values.astype(np.uint8), name=name, **named)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory, legend) -> Path:
+    """A small untrained U-Net for red, green and blue in uint8: patches of 64 px on a stride of 32."""
+    import torch
+
+    from geoseg.models.registry import build
+    from geoseg.models.store import save_package
+    from geoseg.package import Architecture, Band
+
+    architecture = Architecture(
+        name="unet", encoder="mobilenet_v2", options={"encoder_depth": 3, "decoder_channels": [16, 8, 8]}
+    )
+    folder = tmp_path_factory.mktemp("package") / "model"
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = build(architecture, bands=3, classes=len(legend)).eval()
+        head = model.get_submodule("network.segmentation_head.0")
+        head.weight *= 40  # so that it is sure of itself in places, and every class occurs
+    save_package(
+        folder,
+        model=model,
+        architecture=architecture,
+        # Powers of two: normalisation is exact in float32, however it is written down.
+        bands=[Band(name=name, mean=112, std=64) for name in ("red", "green", "blue")],
+        dtype="uint8",
+        legend=legend,
+        patch_px=64,
+        overlap_px=32,
+    )
+    return folder

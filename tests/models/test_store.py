@@ -65,7 +65,7 @@ class TestSaving:
     def test_refuses_to_replace_a_package_unless_told(self, package, small_network, card_fields):
         before = read_card(package)
         fields = card_fields("linknet") | {"licence": "CC0"}
-        with pytest.raises(OutputError, match=r"found a model package\. Pass overwrite"):
+        with pytest.raises(OutputError, match=r"found a model package\. Give --overwrite"):
             save_package(package, model=small_network("linknet"), **fields)
         assert read_card(package) == before
         save_package(package, model=small_network("linknet"), overwrite=True, **fields)

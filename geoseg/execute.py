@@ -7,6 +7,7 @@ cost a scheduler minutes and hundreds of megabytes.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
@@ -25,6 +26,9 @@ R = TypeVar("R")
 P = ParamSpec("P")
 
 _log = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 20
+"""How long an unanswered call to a scheduler may take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +92,7 @@ def open_executor(execution: Execution) -> Iterator[tuple[Executor, int]]:
             slots = sum(client.nthreads().values())
             _log.info("dask: %d worker threads, dashboard %s", slots, client.dashboard_link)
             resources = dict(execution.resources)
+            _warn_if_nobody_can(client, resources)
             # pure=False: a task writes a part, so "same arguments" must not mean "already done".
             options = {"pure": False, "retries": 0, **({"resources": resources} if resources else {})}
             yield client.get_executor(**options), max(1, slots)
@@ -161,7 +166,7 @@ def _client(execution: Execution) -> Iterator[Any]:
             n_workers=execution.workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # None still takes port 8787, and warns when somebody has it
             memory_limit=0,  # a tile's memory is bounded by the plan; pausing workers would only hide a bug
             resources=worker_resources,
             env=env,
@@ -172,11 +177,8 @@ def _client(execution: Execution) -> Iterator[Any]:
 
 
 def _connected(client: Any, scheduler: str) -> Any:
-    path = Path(scheduler)
     try:
-        if "://" not in scheduler and path.exists():
-            return client(scheduler_file=str(path), timeout=20)
-        return client(scheduler, timeout=20)
+        return client(_address(scheduler), timeout=_CONNECT_SECONDS)
     except (OSError, ValueError, TimeoutError) as error:
         raise UsageError(
             explain(
@@ -187,3 +189,24 @@ def _connected(client: Any, scheduler: str) -> Any:
                 change="Start one with `dask scheduler --scheduler-file FILE`, then `dask worker`.",
             )
         ) from error
+
+
+def _address(scheduler: str) -> str:
+    """The address itself, or the one in a scheduler file."""
+    path = Path(scheduler)
+    if "://" in scheduler or not path.is_file():
+        return scheduler
+    try:
+        return str(json.loads(path.read_text("utf-8"))["address"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"a file that names no address ({error})") from error
+
+
+def _warn_if_nobody_can(client: Any, resources: dict[str, float]) -> None:
+    """Workers may join later, so waiting for them is no error; but nobody should wait without knowing."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    wanted = ", ".join(f"{name}={amount:g}" for name, amount in resources.items())
+    if not workers:
+        _log.warning("the Dask cluster has no workers: tiles wait until some join")
+    elif not any(all(w["resources"].get(k, 0) >= v for k, v in resources.items()) for w in workers):
+        _log.warning("no worker offers %s: tiles wait for `dask worker --resources %s`", wanted, wanted)

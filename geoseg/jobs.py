@@ -45,6 +45,8 @@ Progress = Callable[[str, int, int], None]
 TILE_PX = 2048
 """Default side of a tile: large against any patch, small against memory (a few hundred MB for 10 bands)."""
 
+_SUSPICIOUS_SHARE = 0.01
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictOptions:
@@ -204,6 +206,7 @@ def predict(
         counts=counts,
         polygons=polygons,
         seconds=clock.laps,
+        warnings=_undeclared_nodata(done, counts.valid),
         outputs=product.outputs(),
     )
     product.complete(manifest)
@@ -322,6 +325,19 @@ def _counts(done: list[TileDone], legend: Legend) -> Counts:
     )
     nodata = pixels[legend.nodata]
     return Counts(valid=sum(pixels.values()) - nodata, nodata=nodata, classes=shares)
+
+
+def _undeclared_nodata(done: list[TileDone], valid: int) -> tuple[str, ...]:
+    """A warning where much of the scene is one extreme value that nothing declares as nodata."""
+    found: Counter[int] = Counter()
+    for tile in done:
+        found.update(tile.suspects)
+    return tuple(
+        f"{100 * count / valid:.1f} % of the pixels hold {value} in every band and were given a class, for "
+        f"nothing declares {value} as nodata; if it is, predict again with --nodata {value} --overwrite"
+        for value, count in sorted(found.items())
+        if count > _SUSPICIOUS_SHARE * valid
+    )
 
 
 def _write_products(prediction: Prediction, product: Product, report: Progress) -> int | None:

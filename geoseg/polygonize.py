@@ -14,7 +14,7 @@ from geoseg.assemble import Assembly
 from geoseg.errors import LabelError, OutputError, SceneError, explain
 from geoseg.execute import Execution, open_executor, run_tasks
 from geoseg.raster.files import require_writable
-from geoseg.raster.legends import read_legend
+from geoseg.raster.legends import nodata_of, read_legend
 from geoseg.raster.parts import PartStore
 from geoseg.raster.scene import open_scene
 from geoseg.tasks import TileDone, TraceTask, trace_part
@@ -74,7 +74,7 @@ def vectorize(
     work = Path(tempfile.mkdtemp(prefix=f".{out.stem}-", suffix=".work", dir=out.parent))
     try:
         store = PartStore(folder=work)
-        nodata = 255 if legend is None else legend.nodata
+        nodata = nodata_of(classes) if legend is None else legend.nodata
         tasks = [
             TraceTask(
                 classes=scene,

@@ -6,7 +6,7 @@ Tasks and what they return are small and picklable: paths, windows and counts, n
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,9 +25,14 @@ if TYPE_CHECKING:
     from geoseg.inference import Predictor, TileClasses
     from geoseg.package import Card
     from geoseg.raster.parts import PartStore
+    from geoseg.raster.read import Pixels
     from geoseg.raster.scene import Scene
     from geoseg.tiling import Tile
     from geoseg.windows import Window
+
+
+_BANDS_TO_SUSPECT = 3
+"""With fewer bands, equal extremes are too common to mean anything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +103,8 @@ class TileDone:
     """Patches the network was given."""
     seconds: float
     """In the worker, reading and writing included."""
+    suspects: dict[int, int] = field(default_factory=dict)
+    """Valid pixels that hold the same extreme value in every band, by value: undeclared nodata, perhaps."""
 
 
 def predict_tile(task: PredictTask) -> TileDone:
@@ -108,8 +115,10 @@ def predict_tile(task: PredictTask) -> TileDone:
     """
     start = time.perf_counter()
     card, predictor = _load(task)
-    found = _segment(task, card, predictor)
     core = task.tile.core
+    reach = task.tile.reach.intersect(task.scene.window)
+    pixels = read_window(task.scene, reach)
+    found = _segment(task, card, predictor, pixels, reach)
     classes = card.legend.decode(found.index)
     areas = np.broadcast_to(pixel_areas(task.scene.geobox, core), core.shape)
     arrays = {"classes": classes, "confidence": found.confidence}
@@ -119,7 +128,8 @@ def predict_tile(task: PredictTask) -> TileDone:
         )
         arrays |= regions.to_arrays()
     task.store.write(task.tile.row, task.tile.col, arrays)
-    return _summary(task.tile.row, task.tile.col, classes, areas, patches=found.patches, start=start)
+    done = _summary(task.tile.row, task.tile.col, classes, areas, patches=found.patches, start=start)
+    return replace(done, suspects=suspects(pixels, core.slices(origin=reach)))
 
 
 def trace_part(task: TraceTask) -> TileDone:
@@ -154,9 +164,9 @@ def _load(task: PredictTask) -> tuple[Card, Predictor]:
     return card, predictor
 
 
-def _segment(task: PredictTask, card: Card, predictor: Predictor) -> TileClasses:
-    reach = task.tile.reach.intersect(task.scene.window)
-    pixels = read_window(task.scene, reach)
+def _segment(
+    task: PredictTask, card: Card, predictor: Predictor, pixels: Pixels, reach: Window
+) -> TileClasses:
     normal = normalise(pixels.values, pixels.valid, card.bands, scale=task.scale, offset=task.offset)
     return segment_tile(
         normal,
@@ -182,6 +192,17 @@ def _summary(
     pixels, area_m2 = tally(classes, areas)
     seconds = time.perf_counter() - start
     return TileDone(row=row, col=col, pixels=pixels, area_m2=area_m2, patches=patches, seconds=seconds)
+
+
+def suspects(pixels: Pixels, where: tuple[slice, slice]) -> dict[int, int]:
+    """Valid pixels of integer scenes, by value, that are 0 or the type's maximum in all of several bands."""
+    values = pixels.values[(slice(None), *where)]
+    if values.dtype.kind not in "ui" or len(values) < _BANDS_TO_SUSPECT:
+        return {}
+    first = values[0]
+    flat = pixels.valid[where] & (values == first).all(axis=0)
+    extremes = (0, int(np.iinfo(values.dtype).max))
+    return {value: n for value in extremes if (n := int((flat & (first == value)).sum()))}
 
 
 def tally(classes: NDArray[np.uint8], areas: NDArray[np.float64]) -> tuple[dict[int, int], dict[int, float]]:

@@ -98,6 +98,9 @@ def _conclude(
         "failed": [{"scene": str(s), "error": str(e)} for s, e in failures],
     }
     console.result(document, [line for o in outcomes for line in _summary(console, o)])
+    for outcome in outcomes:
+        for warning in outcome.manifest.warnings:
+            console.note(f"geoseg: warning: {outcome.manifest.scene['name']}: {warning}")
     if failures and outcomes:
         raise PartialError(f"{len(failures)} of {len(failures) + len(outcomes)} scenes failed, see above")
     if failures:

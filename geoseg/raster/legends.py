@@ -46,17 +46,19 @@ def read_legend(path: Path, *, present: Iterable[int]) -> Legend:
             names or "class N", coloured from its colour table or a fixed palette.
 
     Raises:
-        LabelError: nothing but nodata occurs, or the raster's own legend is not valid.
+        LabelError: nothing but nodata occurs, 255 occurs as a class, or the raster's own legend is not valid.
     """
     header = _header(path)
     if header.tag is not None:
         return _parse(header.tag, path)
-    nodata, colors = header.nodata, header.colors
-    missing = 255 if nodata is None or not 0 <= nodata <= 255 else int(nodata)  # noqa: PLR2004 - uint8
+    missing, colors = header.missing, header.colors
+    ids = sorted(set(present) - {missing})
+    if 255 in ids:  # noqa: PLR2004 - uint8
+        raise _not_a_class_id(path, missing)
     names = _category_names(path)
     classes = tuple(
         LegendClass(id=i, name=names.get(i) or f"class {i}", color=_hex(colors.get(i) or _palette(i)))
-        for i in sorted(set(present) - {missing})
+        for i in ids
     )
     if not classes:
         raise LabelError(
@@ -71,11 +73,26 @@ def read_legend(path: Path, *, present: Iterable[int]) -> Legend:
     return Legend(classes=classes, nodata=missing)
 
 
+def nodata_of(path: Path) -> int:
+    """The value that is no class: of the raster's own legend, else as the file declares it, else 255.
+
+    Raises:
+        SceneError: the raster cannot be opened. LabelError: the tag is not a legend.
+    """
+    header = _header(path)
+    return header.missing if header.tag is None else _parse(header.tag, path).nodata
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Header:
     tag: str | None
     nodata: float | None
     colors: dict[int, tuple[int, int, int]]
+
+    @property
+    def missing(self) -> int:
+        """The declared nodata value where it is one of uint8, else 255."""
+        return 255 if self.nodata is None or not 0 <= self.nodata <= 255 else int(self.nodata)  # noqa: PLR2004
 
 
 def _header(path: Path) -> _Header:
@@ -96,6 +113,18 @@ def _header(path: Path) -> _Header:
                 change="Check the path and the file.",
             )
         ) from error
+
+
+def _not_a_class_id(path: Path, missing: int) -> LabelError:
+    return LabelError(
+        explain(
+            "the raster has a class that cannot be one",
+            at=path,
+            expected=f"class ids 0 to 254 (nodata is {missing})",
+            found="pixels of 255",
+            change="Give 255 another value, or declare it as nodata with gdal_edit.py -a_nodata 255.",
+        )
+    )
 
 
 def _colors(dataset: Any) -> dict[int, tuple[int, int, int]]:

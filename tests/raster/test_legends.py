@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import rasterio
 
 from geoseg.errors import LabelError, SceneError
 from geoseg.raster.cog import attribute_table
-from geoseg.raster.legends import LEGEND_TAG, legend_tag, own_legend, read_legend
+from geoseg.raster.legends import LEGEND_TAG, legend_tag, nodata_of, own_legend, read_legend
 
 
 @pytest.fixture
@@ -58,10 +60,23 @@ def test_a_sidecar_that_says_nothing_is_passed_over(class_raster, sidecar) -> No
 
 @pytest.mark.parametrize(("declared", "expected"), [(0, 0), (255, 255), (None, 255), (200, 200)])
 def test_the_files_nodata_value_is_no_class(class_raster, declared, expected) -> None:
-    found = read_legend(class_raster(nodata=declared), present=[0, 1, 200, 255])
-    assert found.nodata == expected
+    path = class_raster(nodata=declared)
+    found = read_legend(path, present={0, 1, 200, expected})
+    assert found.nodata == expected == nodata_of(path)
     assert expected not in found.ids.tolist()
     assert 1 in found.ids.tolist()
+
+
+def test_255_is_refused_as_a_class_where_it_is_not_nodata(class_raster) -> None:
+    with pytest.raises(
+        LabelError, match=r"scene\.tif. Expected class ids 0 to 254 \(nodata is 0\); found .*255"
+    ):
+        read_legend(class_raster(nodata=0), present=[0, 255])
+
+
+def test_the_tags_nodata_counts_more_than_the_files(class_raster, legend) -> None:
+    path = class_raster(tags=legend_tag(replace(legend, nodata=9)), nodata=255)
+    assert nodata_of(path) == 9
 
 
 def test_nothing_but_nodata_is_refused(class_raster) -> None:

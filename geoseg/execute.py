@@ -61,6 +61,13 @@ class Execution:
             return "processes"
         return "threads" if self.threads > 1 else "serial"
 
+    @property
+    def cpu_threads(self) -> int | None:
+        """CPU threads for each network call that runs at once; None on a cluster: its workers know."""
+        if self.scheduler:
+            return None
+        return max(1, (os.cpu_count() or 1) // max(self.workers, self.threads))
+
 
 class InlineExecutor(Executor):
     """Runs each task when it is submitted, in the calling thread."""
@@ -156,9 +163,8 @@ def _client(execution: Execution) -> Iterator[Any]:
         with _connected(Client, execution.scheduler) as client:
             yield client
         return
-    cores = os.cpu_count() or 1
     # Nanny workers start with one BLAS/OpenMP thread each unless told; waiting threads must sleep, not spin.
-    per_worker = str(max(1, cores // execution.workers))
+    per_worker = str(execution.cpu_threads)
     env = {"OMP_NUM_THREADS": per_worker, "MKL_NUM_THREADS": per_worker, "OMP_WAIT_POLICY": "PASSIVE"}
     worker_resources = dict(execution.resources) or None
     with (

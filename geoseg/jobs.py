@@ -5,9 +5,6 @@ prepare (nothing is written) -> tiles on any executor -> assemble -> manifest, l
 
 from __future__ import annotations
 
-import os
-import platform
-import resource
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,15 +20,15 @@ import numpy as np
 from geoseg.assemble import Assembly
 from geoseg.errors import SceneError, UsageError, explain
 from geoseg.execute import Execution, open_executor, run_tasks
+from geoseg.facts import facts_of, peak_rss_mb, plan_facts, scene_facts, versions
 from geoseg.manifest import ClassShare, Counts, Manifest, job_id
-from geoseg.matching import Mapping, SceneFacts, require_match
+from geoseg.matching import Mapping, require_match
 from geoseg.models.catalogue import describe
 from geoseg.package import Card, read_card
 from geoseg.products import Product
 from geoseg.tasks import PredictTask, Runtime, TileDone, predict_tile, tally
 from geoseg.tiling import Lattice, Tile, TilePlan
 from geoseg.vector.area import pixel_areas
-from geoseg.windows import Window
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -144,18 +141,6 @@ def has_global_context(card: Card) -> bool:
     return describe(card.architecture.name).context == "global"
 
 
-def facts_of(scene: Scene) -> SceneFacts:
-    """What a scene offers to a package: bands, type, ground sampling distance at its centre."""
-    height, width = scene.window.shape
-    centre = pixel_areas(scene.geobox, Window(height // 2, width // 2, 1, 1))
-    return SceneFacts(
-        name=scene.name,
-        band_names=scene.band_names,
-        dtype=scene.dtype,
-        gsd_m=float(np.sqrt(centre.mean())),
-    )
-
-
 def predict(
     prediction: Prediction,
     out: Path,
@@ -211,52 +196,6 @@ def predict(
     )
     product.complete(manifest)
     return Outcome(manifest=manifest, path=product.manifest, fresh=True, reused_tiles=reused)
-
-
-def plan_facts(plan: TilePlan) -> dict[str, Any]:
-    """The plan in numbers, for manifests and people."""
-    rows, cols = plan.lattice.shape
-    return {
-        "patch_px": plan.lattice.rows.patch_px,
-        "overlap_px": plan.lattice.rows.overlap_px,
-        "stride_px": plan.lattice.rows.stride_px,
-        "tile_px": plan.tile_px,
-        "tiles": len(plan),
-        "patches": rows * cols,
-        "duplication": round(plan.duplication, 4),
-    }
-
-
-def scene_facts(scene: Scene) -> dict[str, Any]:
-    """The scene in words, for manifests."""
-    height, width = scene.window.shape
-    return {
-        "name": scene.name,
-        "files": list(scene.paths),
-        "bands": list(scene.band_names),
-        "shape": [height, width],
-        "transform": [float(v) for v in list(scene.geobox.affine)[:6]],
-        "crs": str(scene.geobox.crs),
-        "dtype": scene.dtype,
-        "fingerprint": scene.fingerprint,
-    }
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Versions of Python, geoseg and the packages named."""
-    found = {name: version(name) for name in ("geoseg", *packages)}
-    return {"python": platform.python_version(), **found}
-
-
-def peak_rss_mb() -> int:
-    """Largest resident memory so far of this process or any one child that has ended, in MB."""
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return round(max(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024)
-
-
-def default_threads(execution: Execution) -> int:
-    """CPU threads for each of the network calls that run at once."""
-    return max(1, (os.cpu_count() or 1) // max(execution.workers, execution.threads))
 
 
 def _run_tiles(

@@ -15,7 +15,7 @@ LAYERS = {
     0: {"errors", "legend", "windows"},
     1: {"tiling", "stitch", "regions", "metrics", "config", "package", "matching", "manifest"},
     2: {"raster", "vector", "models"},
-    3: {"inference", "data", "execute", "tasks", "assemble", "products"},
+    3: {"facts", "inference", "data", "execute", "tasks", "assemble", "products"},
     4: {"train", "evaluate", "jobs", "polygonize", "api", "report"},
     5: {"xr", "cli", "demo", "__init__", "__main__"},
 }

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from geoseg import jobs
 from geoseg.cli.console import Console, command_options
+from geoseg.facts import facts_of
 from geoseg.matching import Mapping, mismatches
 from geoseg.package import CARD_NAME, Card, read_card
 from geoseg.raster.scene import Scene, open_scene
@@ -27,7 +27,7 @@ def command(*, console: Console, target: str, model: str | None) -> None:
     scene = open_scene(target)
     facts = _scene_facts(scene)
     if model is not None:
-        reasons = mismatches(read_card(Path(model)), jobs.facts_of(scene), Mapping())
+        reasons = mismatches(read_card(Path(model)), facts_of(scene), Mapping())
         facts["fits"] = not reasons
         facts["why_not"] = reasons
     console.result(facts, console.facts(target, facts))
@@ -57,7 +57,7 @@ def _scene_facts(scene: Scene) -> dict[str, Any]:
         "bands": list(scene.band_names),
         "dtype": scene.dtype,
         "crs": f"EPSG:{crs.epsg}" if crs.epsg else str(crs),
-        "gsd_m": round(jobs.facts_of(scene).gsd_m, 4),
+        "gsd_m": round(facts_of(scene).gsd_m, 4),
         "transform": [float(v) for v in list(scene.geobox.affine)[:6]],
         "fingerprint": scene.fingerprint,
     }

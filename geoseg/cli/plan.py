@@ -12,6 +12,7 @@ from geoseg import jobs
 from geoseg.cli.console import Console, command_options
 from geoseg.cli.options import predict_options, prediction_options
 from geoseg.cli.scenes import open_source, sources
+from geoseg.facts import plan_facts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,7 +49,7 @@ def describe(prediction: jobs.Prediction, workers: int) -> dict[str, Any]:
     rate = _rate(card.provenance)
     return {
         "scene_px": pixels,
-        **jobs.plan_facts(plan),
+        **plan_facts(plan),
         "forwarded_px": plan.forwarded_px,
         "tile_arrays_mb": round(workers * tile_bytes / 1e6),
         "disk_scratch_mb": round(4 * pixels / 1e6),

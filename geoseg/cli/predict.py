@@ -53,7 +53,7 @@ def command(
         resources=(("GPU", 1.0),) if given["gpu_resource"] else (),
     )
     options = predict_options(given)
-    runtime = Runtime(device=given["device"], threads=_cpu_threads(execution), batch_size=given["batch_size"])
+    runtime = Runtime(device=given["device"], threads=execution.cpu_threads, batch_size=given["batch_size"])
     outcomes: list[jobs.Outcome] = []
     failures: list[tuple[SceneSource, GeosegError]] = []
     wanted = sources(scenes)
@@ -78,13 +78,6 @@ def command(
             click.echo(f"geoseg: error: {error}", err=True)  # with -q, too
             failures.append((source, error))
     _conclude(console, outcomes, failures)
-
-
-def _cpu_threads(execution: Execution) -> int | None:
-    """Threads per network call; on a cluster the workers' own environment decides."""
-    if execution.kind == "cluster":
-        return None
-    return jobs.default_threads(execution)
 
 
 def _conclude(

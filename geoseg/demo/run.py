@@ -18,7 +18,8 @@ from geoseg.demo.spectra import BANDS
 from geoseg.errors import OutputError, explain
 from geoseg.evaluate import evaluate
 from geoseg.execute import Execution
-from geoseg.jobs import Outcome, PredictOptions, Progress, default_threads, peak_rss_mb, predict, prepare
+from geoseg.facts import peak_rss_mb
+from geoseg.jobs import Outcome, PredictOptions, Progress, predict, prepare
 from geoseg.raster.files import require_writable, write_text
 from geoseg.raster.read import read_overview, read_window
 from geoseg.raster.scene import open_scene
@@ -224,7 +225,7 @@ def _predict(demo: DemoScene, folder: Path, settings: DemoSettings, report: Prog
         prediction,
         folder / "map",
         execution=execution,
-        runtime=Runtime(threads=default_threads(execution)),
+        runtime=Runtime(threads=execution.cpu_threads),
         overwrite=True,
         on_progress=report,
     )

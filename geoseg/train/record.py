@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import platform
 import statistics
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from geoseg.jobs import facts_of
+from geoseg.facts import facts_of, versions
 from geoseg.package import GsdRange
 
 if TYPE_CHECKING:
@@ -108,10 +106,7 @@ def provenance(run: Run, history: Sequence[Epoch], kept: Epoch) -> dict[str, Any
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": run.config.model_dump(mode="json"),
         "seed": run.config.training.seed,
-        "versions": {
-            "python": platform.python_version(),
-            **{n: version(n) for n in ("geoseg", "torch", "segmentation-models-pytorch", "numpy")},
-        },
+        "versions": versions("torch", "segmentation-models-pytorch", "numpy"),
         "device": run.device.type,
         "threads": run.config.training.threads or torch.get_num_threads(),
         "scenes": [

@@ -1,0 +1,71 @@
+"""What a scene, a plan and this machine are, in plain values: for matching, manifests, cards and people."""
+
+from __future__ import annotations
+
+import platform
+import resource
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geoseg.matching import SceneFacts
+from geoseg.vector.area import pixel_areas
+from geoseg.windows import Window
+
+if TYPE_CHECKING:
+    from geoseg.raster.scene import Scene
+    from geoseg.tiling import TilePlan
+
+
+def facts_of(scene: Scene) -> SceneFacts:
+    """What a scene offers to a package: bands, type, ground sampling distance at its centre."""
+    height, width = scene.window.shape
+    centre = pixel_areas(scene.geobox, Window(height // 2, width // 2, 1, 1))
+    return SceneFacts(
+        name=scene.name,
+        band_names=scene.band_names,
+        dtype=scene.dtype,
+        gsd_m=float(np.sqrt(centre.mean())),
+    )
+
+
+def plan_facts(plan: TilePlan) -> dict[str, Any]:
+    """The plan in numbers, for manifests and people."""
+    rows, cols = plan.lattice.shape
+    return {
+        "patch_px": plan.lattice.rows.patch_px,
+        "overlap_px": plan.lattice.rows.overlap_px,
+        "stride_px": plan.lattice.rows.stride_px,
+        "tile_px": plan.tile_px,
+        "tiles": len(plan),
+        "patches": rows * cols,
+        "duplication": round(plan.duplication, 4),
+    }
+
+
+def scene_facts(scene: Scene) -> dict[str, Any]:
+    """The scene in words, for manifests."""
+    height, width = scene.window.shape
+    return {
+        "name": scene.name,
+        "files": list(scene.paths),
+        "bands": list(scene.band_names),
+        "shape": [height, width],
+        "transform": [float(v) for v in list(scene.geobox.affine)[:6]],
+        "crs": str(scene.geobox.crs),
+        "dtype": scene.dtype,
+        "fingerprint": scene.fingerprint,
+    }
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of Python, geoseg and the packages named."""
+    found = {name: version(name) for name in ("geoseg", *packages)}
+    return {"python": platform.python_version(), **found}
+
+
+def peak_rss_mb() -> int:
+    """Largest resident memory so far of this process or any one child that has ended, in MB."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return round(max(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024)

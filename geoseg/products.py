@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from geoseg.errors import OutputError, explain
+from geoseg.errors import OutputError, UsageError, explain
 from geoseg.manifest import Manifest, Output, read_manifest
 from geoseg.raster.files import require_writable, sha256, sweep, write_text
 from geoseg.raster.parts import PartStore
@@ -27,6 +27,18 @@ class Product:
     """Scene name: the start of every file's name."""
     job: str
     """Id of the job that makes it."""
+
+    def __post_init__(self) -> None:
+        if not self.stem or self.stem.startswith(".") or {"/", "\\"} & set(self.stem):
+            raise UsageError(
+                explain(
+                    "the scene's name cannot be the start of file names",
+                    at=repr(self.stem),
+                    expected="a name without slashes that does not begin with a dot",
+                    found=repr(self.stem),
+                    change="Give another with --name, or rename the file.",
+                )
+            )
 
     def path(self, kind: Kind) -> Path:
         """The file of that kind."""

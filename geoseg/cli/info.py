@@ -56,6 +56,7 @@ def _scene_facts(scene: Scene) -> dict[str, Any]:
         "size_px": f"{height} x {width} (rows x columns)",
         "bands": list(scene.band_names),
         "dtype": scene.dtype,
+        "no_data": list(scene.masks) or ["nothing declared: every pixel is taken for data"],
         "crs": f"EPSG:{crs.epsg}" if crs.epsg else str(crs),
         "gsd_m": round(facts_of(scene).gsd_m, 4),
         "transform": [float(v) for v in list(scene.geobox.affine)[:6]],

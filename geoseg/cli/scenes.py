@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geoseg.errors import UsageError
@@ -26,7 +27,7 @@ def sources(arguments: Sequence[str]) -> list[SceneSource]:
     found: list[SceneSource] = []
     for argument in arguments:
         name, sign, path = argument.partition("=")
-        if not sign or "/" in name or "." in name:
+        if not sign or "/" in name or "." in name or Path(argument).exists():
             found.append(argument)
         elif name in files:
             raise UsageError(f"band {name} is given twice: {files[name]} and {path}")

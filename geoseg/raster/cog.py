@@ -16,10 +16,10 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import rasterio
 import rasterio.shutil
-from rasterio.windows import Window as RioWindow
 
 from geoseg.errors import OutputError, explain
 from geoseg.raster.files import replacing, write_text
+from geoseg.raster.read import rio_window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -75,7 +75,7 @@ def cog_writer(
                 _describe(dataset, style, tags)
 
                 def write(window: Window, values: NDArray[np.uint8]) -> None:
-                    dataset.write(values, 1, window=_rio(window))
+                    dataset.write(values, 1, window=rio_window(window))
                     counts[:] += np.bincount(values.ravel(), minlength=256)
 
                 yield write
@@ -176,7 +176,3 @@ def _cannot_write(path: Path, found: str) -> OutputError:
             change="Check free space and permissions, then run again: finished tiles are kept.",
         )
     )
-
-
-def _rio(window: Window) -> RioWindow:
-    return RioWindow(window.col, window.row, window.width, window.height)

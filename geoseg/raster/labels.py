@@ -15,10 +15,10 @@ from rasterio.errors import RasterioError
 from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
-from rasterio.windows import Window as RioWindow
 
 from geoseg.errors import LabelError, SceneError, UsageError, explain
 from geoseg.legend import IGNORE_INDEX
+from geoseg.raster.read import rio_window
 from geoseg.raster.scene import Scene, open_scene
 from geoseg.windows import Window
 
@@ -165,7 +165,7 @@ def _require_free_nodata(source: LabelSource, file: Scene, legend: Legend) -> No
 def _read_aligned(labels: RasterLabels, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Source values on the scene's grid, and where there are any; both (height, width)."""
     band = labels.source.bands[0].index
-    rio = RioWindow(window.col, window.row, window.width, window.height)
+    rio = rio_window(window)
     with _opened(labels.source.paths[0]) as dataset, _on_grid(dataset, labels) as aligned:
         values = aligned.read(band, window=rio)
         valid = aligned.read_masks(band, window=rio) > 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
-from rasterio.enums import MaskFlags, Resampling
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RioWindow
 
@@ -56,13 +56,11 @@ def read_window(scene: Scene, window: Window) -> Pixels:
         raise ValueError(f"window {window} is not inside {scene.name} ({scene.window})")
     values = np.empty((len(scene.bands), *window.shape), scene.dtype)
     valid = np.ones(window.shape, bool)
-    for path in scene.paths:
-        where = [i for i, b in enumerate(scene.bands) if b.path == path]
-        indexes = [scene.bands[i].index for i in where]
+    for path, where, indexes in _by_file(scene):
         with _opened(path, window) as dataset:
-            rio = _rio(window)
+            rio = rio_window(window)
             values[where] = dataset.read(indexes, window=rio)
-            valid &= _mask(dataset, indexes, rio)
+            valid &= _mask(dataset, indexes, values[where], window=rio)
     return Pixels(values=values, valid=valid & _has_data(scene, values))
 
 
@@ -73,11 +71,19 @@ def read_overview(scene: Scene, *, longest: int) -> Pixels:
     shape = (max(1, round(height / factor)), max(1, round(width / factor)))
     values = np.empty((len(scene.bands), *shape), scene.dtype)
     valid = np.ones(shape, bool)
-    for i, band in enumerate(scene.bands):
-        with _opened(band.path, scene.window) as dataset:
-            values[i] = dataset.read(band.index, out_shape=shape, resampling=Resampling.nearest)
-            valid &= dataset.read_masks(band.index, out_shape=shape, resampling=Resampling.nearest) > 0
+    how = {"out_shape": shape, "resampling": Resampling.nearest}
+    for path, where, indexes in _by_file(scene):
+        with _opened(path, scene.window) as dataset:
+            values[where] = dataset.read(indexes, **how)
+            valid &= _mask(dataset, indexes, values[where], **how)
     return Pixels(values=values, valid=valid & _has_data(scene, values))
+
+
+def _by_file(scene: Scene) -> Iterator[tuple[str, list[int], list[int]]]:
+    """Each file, the places of its bands in the scene, and their numbers in the file."""
+    for path in scene.paths:
+        where = [i for i, b in enumerate(scene.bands) if b.path == path]
+        yield path, where, [scene.bands[i].index for i in where]
 
 
 def _has_data(scene: Scene, values: NDArray[Any]) -> NDArray[np.bool_]:
@@ -90,15 +96,29 @@ def _has_data(scene: Scene, values: NDArray[Any]) -> NDArray[np.bool_]:
     return valid
 
 
-def _mask(dataset: Any, indexes: list[int], window: RioWindow) -> NDArray[np.bool_]:
-    """(height, width): True where all of `indexes` have data."""
-    flags = [dataset.mask_flag_enums[i - 1] for i in indexes]
-    if all(MaskFlags.all_valid in f for f in flags):
-        return np.ones((int(window.height), int(window.width)), bool)
-    per_dataset = all(MaskFlags.per_dataset in f for f in flags)
-    wanted = indexes[:1] if per_dataset else indexes
-    masks = dataset.read_masks(wanted, window=window) > 0
-    return np.asarray(masks.all(axis=0))
+def _mask(dataset: Any, indexes: list[int], values: NDArray[Any], **how: Any) -> NDArray[np.bool_]:
+    """(height, width): True where nodata values, mask and alpha all leave the bands `indexes` standing.
+
+    Each is asked for by itself: where a file has several, GDAL's own mask is only one of them, and the others
+    would be silently forgotten. `how` says what was read: a window, or a reduced shape.
+    """
+    valid = _differ(values, [dataset.nodatavals[i - 1] for i in indexes])
+    flags = dataset.mask_flag_enums[indexes[0] - 1]
+    if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+        valid &= dataset.read_masks(indexes[0], **how) > 0
+    alphas = [i for i, c in zip(dataset.indexes, dataset.colorinterp, strict=True) if c == ColorInterp.alpha]
+    if alphas:
+        valid &= (dataset.read(alphas, **how) > 0).all(axis=0)
+    return valid
+
+
+def _differ(values: NDArray[Any], nodata: list[float | None]) -> NDArray[np.bool_]:
+    """(height, width): True where no band holds its nodata value."""
+    differs = np.ones(values.shape[1:], bool)
+    for band, missing in zip(values, nodata, strict=True):
+        if missing is not None and not np.isnan(missing):  # NaN is never valid anyway
+            differs &= band != (band.dtype.type(missing) if band.dtype.kind == "f" else missing)
+    return differs
 
 
 @contextmanager
@@ -127,5 +147,6 @@ def is_remote(path: str) -> bool:
     )
 
 
-def _rio(window: Window) -> RioWindow:
+def rio_window(window: Window) -> RioWindow:
+    """The window as rasterio wants it."""
     return RioWindow(window.col, window.row, window.width, window.height)

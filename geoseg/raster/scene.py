@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
 from odc.geo.geobox import GeoBox
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from geoseg.errors import SceneError, UsageError, explain
@@ -50,6 +50,10 @@ class Scene:
     """Numpy type name shared by all bands."""
     nodata: float | None = None
     """Declared by the caller in addition to what the files declare; None: trust the files."""
+    files: tuple[str, ...] = ()
+    """Every file the pixels depend on: the bands' own, the sources of a VRT, masks and other sidecars."""
+    masks: tuple[str, ...] = ()
+    """How the files say where there is no data, in words; empty: they do not."""
 
     @property
     def window(self) -> Window:
@@ -85,7 +89,7 @@ class Scene:
                     change="Name the file's bands in order with --bands NAME,NAME,... ('_' skips one).",
                 )
             )
-        return _replace(self, bands=tuple(by_name[n] for n in names))
+        return replace(self, bands=tuple(by_name[n] for n in names))
 
     @property
     def fingerprint(self) -> str:
@@ -97,7 +101,7 @@ class Scene:
             "crs": self.geobox.crs.to_wkt() if self.geobox.crs else None,
             "dtype": self.dtype,
             "nodata": repr(self.nodata),
-            "files": [_file_state(p) for p in self.paths],
+            "files": [_file_state(p) for p in sorted({*self.paths, *self.files})],
         }
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
@@ -121,8 +125,15 @@ def open_scene(path: str | Path, *, bands: Sequence[str] | None = None, nodata: 
         for index, name in zip(header.data_bands, names, strict=True)
         if name != "_"
     )
-    stem = Path(header.path).stem
-    return Scene(name=stem, bands=sources, geobox=header.geobox, dtype=header.dtype, nodata=nodata)
+    return Scene(
+        name=Path(header.path).stem,
+        bands=sources,
+        geobox=header.geobox,
+        dtype=header.dtype,
+        nodata=nodata,
+        files=header.files,
+        masks=header.masks,
+    )
 
 
 def open_stack(files: Mapping[str, str | Path], *, name: str, nodata: float | None = None) -> Scene:
@@ -154,7 +165,15 @@ def open_stack(files: Mapping[str, str | Path], *, name: str, nodata: float | No
         BandSource(name=band, path=header.path, index=header.data_bands[0])
         for band, header in headers.items()
     )
-    return Scene(name=name, bands=sources, geobox=first.geobox, dtype=first.dtype, nodata=nodata)
+    return Scene(
+        name=name,
+        bands=sources,
+        geobox=first.geobox,
+        dtype=first.dtype,
+        nodata=nodata,
+        files=tuple(dict.fromkeys(f for header in headers.values() for f in header.files)),
+        masks=tuple(dict.fromkeys(m for header in headers.values() for m in header.masks)),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,10 +183,13 @@ class _Header:
     dtype: str
     data_bands: tuple[int, ...]
     names: tuple[str | None, ...]
+    files: tuple[str, ...]
+    masks: tuple[str, ...]
 
 
 def _read_header(path: str) -> _Header:
-    if "://" not in path and not path.startswith("/vsi") and ":" not in path and not Path(path).exists():
+    path = _located(path)
+    if ":" not in path and not path.startswith("/vsi") and not Path(path).exists():
         raise SceneError(
             explain(
                 "no such file",
@@ -194,6 +216,12 @@ def _read_header(path: str) -> _Header:
         ) from error
 
 
+def _located(path: str) -> str:
+    """Local paths made absolute: a worker's current folder is not ours, nor is the next run's."""
+    local = Path(path)
+    return str(local.absolute()) if local.exists() or ":" not in path else path
+
+
 def _header_of(dataset: Any, path: str) -> _Header:
     _require_georeference(dataset, path)
     data_bands = tuple(
@@ -216,6 +244,18 @@ def _header_of(dataset: Any, path: str) -> _Header:
         dtype=dtypes[0],
         data_bands=data_bands,
         names=_own_names(dataset, data_bands),
+        files=tuple(dataset.files),
+        masks=_masks(dataset, data_bands),
+    )
+
+
+def _masks(dataset: Any, data_bands: tuple[int, ...]) -> tuple[str, ...]:
+    values = {dataset.nodatavals[i - 1] for i in data_bands}
+    flags = dataset.mask_flag_enums[data_bands[0] - 1]
+    return (
+        *(f"nodata {v:g}" for v in sorted(values - {None}, key=str)),
+        *(["mask"] if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags else []),
+        *(["alpha"] if ColorInterp.alpha in dataset.colorinterp else []),
     )
 
 
@@ -279,7 +319,8 @@ def _names(header: _Header, given: Sequence[str] | None) -> tuple[str, ...]:
 def _grid(geobox: GeoBox) -> str:
     height, width = geobox.shape
     numbers = ", ".join(f"{v:.9g}" for v in list(geobox.affine)[:6])
-    return f"{height} x {width} px, transform ({numbers}), {geobox.crs}"
+    crs = geobox.crs
+    return f"{height} x {width} px, transform ({numbers}), {f'EPSG:{crs.epsg}' if crs.epsg else crs}"
 
 
 def _file_state(path: str) -> tuple[str, int, int] | tuple[str, str]:
@@ -288,7 +329,3 @@ def _file_state(path: str) -> tuple[str, int, int] | tuple[str, str]:
     except OSError:
         return path, "remote"
     return path, stat.st_size, stat.st_mtime_ns
-
-
-def _replace(scene: Scene, *, bands: tuple[BandSource, ...]) -> Scene:
-    return Scene(name=scene.name, bands=bands, geobox=scene.geobox, dtype=scene.dtype, nodata=scene.nodata)

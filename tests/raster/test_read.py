@@ -81,6 +81,17 @@ def test_alpha_of_zero_is_not_valid(make_raster) -> None:
     assert np.array_equal(pixels.valid, hole())
 
 
+def test_alpha_counts_beside_a_nodata_value(make_raster) -> None:
+    """GDAL alone would look at the nodata value only, and rasterio warns of it with every read."""
+    values = np.full((4, 6, 8), 200, np.uint8)
+    values[3, ~hole()] = 0
+    values[1, 5, 7] = 9
+    scene = open_scene(make_raster(values, photometric="RGB", alpha="YES", nodata=9))
+    expected = hole()
+    expected[5, 7] = False
+    assert np.array_equal(read_window(scene, scene.window).valid, expected)
+
+
 def test_nodata_declared_by_the_caller(make_raster) -> None:
     values = np.full((2, 6, 8), 5, np.int16)
     values[0, ~hole()] = -1
@@ -123,3 +134,22 @@ def test_overview_keeps_values_and_mask(make_raster) -> None:
     assert np.array_equal(small.valid, hole())
     declared = open_scene(make_raster(values, name="bare.tif"), nodata=0)
     assert np.array_equal(read_overview(declared, longest=8).valid, hole())
+
+
+@pytest.mark.parametrize("kind", ["mask", "alpha"])
+def test_a_nodata_value_beside_a_mask_or_alpha_counts_too(make_raster, kind) -> None:
+    """GDAL lets one of them win and forgets the other; a pixel either of them excludes has no data."""
+    values = np.full((4 if kind == "alpha" else 3, 60, 80), 5, np.uint8)
+    values[:3, 0:20, 0:10] = 0
+    shown = np.full((60, 80), 255, np.uint8)
+    shown[0:20, 10:30] = 0
+    if kind == "alpha":
+        values[3] = shown
+        path = make_raster(values, nodata=0, photometric="RGB", alpha="YES")
+    else:
+        path = make_raster(values, nodata=0)
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as dataset:
+            dataset.write_mask(shown)
+    scene = open_scene(path)
+    assert np.array_equal(read_window(scene, scene.window).valid, hole((6, 8)).repeat(10, 0).repeat(10, 1))
+    assert np.array_equal(read_overview(scene, longest=8).valid, hole())

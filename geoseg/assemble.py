@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from geoseg.raster.cog import CogStyle, cog_writer
 from geoseg.raster.files import replacing, write_text
 from geoseg.raster.legends import legend_tag
-from geoseg.regions import Edges
+from geoseg.regions import EDGE_NAMES, Edges
 from geoseg.stitch import CONFIDENCE_NODATA
 from geoseg.vector.geopackage import write_geopackage
 from geoseg.vector.merge import merge_tiles
@@ -75,15 +75,12 @@ class Assembly:
             )
 
     def _edges(self, core: Window) -> Edges:
-        with self.store.opened(*self.cores[core]) as part:
-            return Edges.from_arrays(part)
+        return Edges.from_arrays(self.store.read(*self.cores[core], *EDGE_NAMES))
 
     def _regions(self, core: Window) -> TileRegions:
-        with self.store.opened(*self.cores[core]) as part:
-            return TileRegions.from_arrays(part)
+        return TileRegions.from_arrays(self.store.read(*self.cores[core]))
 
     def _write_cog(self, path: Path, name: str, style: CogStyle, tags: Mapping[str, str]) -> None:
         with cog_writer(path, self.geobox, style, tags) as store_window:
             for core, (row, col) in self.cores.items():
-                with self.store.opened(row, col) as part:
-                    store_window(core, part[name])
+                store_window(core, self.store.read(row, col, name)[name])

@@ -10,25 +10,43 @@ from __future__ import annotations
 import json
 import logging
 import os
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from geoseg.errors import ExecutionError, GeosegError, UsageError, explain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
 
+Slots = Callable[[], int]
+"""How many tasks can run at once, now."""
+
 _log = logging.getLogger(__name__)
+
+_MOST_THREADS = 8
 
 _CONNECT_SECONDS = 20
 """How long an unanswered call to a scheduler may take."""
+
+
+def default_threads() -> int:
+    """Tiles at once in this process: one for each core, up to eight: each tile takes memory."""
+    return min(os.cpu_count() or 1, _MOST_THREADS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +54,8 @@ class Execution:
     """Where to run, and how many tasks at once."""
 
     workers: int = 0
-    """0: one thread in this process, unless `scheduler` is given. N > 0: N Dask worker processes."""
-    threads: int = 1
+    """0: threads of this process, unless `scheduler` is given. N > 0: N Dask worker processes."""
+    threads: int = field(default_factory=default_threads)
     """Concurrent tile threads in this process when there are no worker processes; 1 runs in line."""
     scheduler: str | None = None
     """Address (tcp://host:port) or scheduler file of a running Dask cluster."""
@@ -61,13 +79,6 @@ class Execution:
             return "processes"
         return "threads" if self.threads > 1 else "serial"
 
-    @property
-    def cpu_threads(self) -> int | None:
-        """CPU threads for each network call that runs at once; None on a cluster: its workers know."""
-        if self.scheduler:
-            return None
-        return max(1, (os.cpu_count() or 1) // max(self.workers, self.threads))
-
 
 class InlineExecutor(Executor):
     """Runs each task when it is submitted, in the calling thread."""
@@ -83,32 +94,31 @@ class InlineExecutor(Executor):
 
 
 @contextmanager
-def open_executor(execution: Execution) -> Iterator[tuple[Executor, int]]:
-    """The executor described, and how many tasks it can run at once.
+def open_executor(execution: Execution) -> Iterator[tuple[Executor, Slots]]:
+    """The executor described, and how many tasks it can run at once, asked anew each time.
 
     Raises:
         UsageError: no cluster answers at the address given.
     """
     if execution.kind == "serial":
-        yield InlineExecutor(), 1
+        yield InlineExecutor(), lambda: 1
     elif execution.kind == "threads":
         with ThreadPoolExecutor(execution.threads, thread_name_prefix="geoseg-tile") as pool:
-            yield pool, execution.threads
+            yield pool, lambda: execution.threads
     else:
         with _client(execution) as client:
-            slots = sum(client.nthreads().values())
-            _log.info("dask: %d worker threads, dashboard %s", slots, client.dashboard_link)
+            _log.info("dask dashboard: %s", client.dashboard_link)
             resources = dict(execution.resources)
             _warn_if_nobody_can(client, resources)
             # pure=False: a task writes a part, so "same arguments" must not mean "already done".
             options = {"pure": False, "retries": 0, **({"resources": resources} if resources else {})}
-            yield client.get_executor(**options), max(1, slots)
+            yield client.get_executor(**options), lambda: _slots(client, resources)
 
 
 def run_tasks(
-    executor: Executor, function: Callable[[T], R], tasks: Iterable[T], *, in_flight: int
+    executor: Executor, function: Callable[[T], R], tasks: Iterable[T], *, slots: Slots
 ) -> Iterator[R]:
-    """Results of `function(task)` in the order they finish, with at most `in_flight` submitted at once.
+    """Results of `function(task)` in the order they finish, with one more than `slots()` submitted at once.
 
     The first failure stops the submission of further tasks; those running are waited for, so that what they
     finish is kept, and then the failure is raised.
@@ -121,24 +131,45 @@ def run_tasks(
     failure: tuple[T, BaseException] | None = None
     waiting = iter(tasks)
     while True:
-        while failure is None and len(running) < in_flight:
+        room = slots() + 1
+        while failure is None and len(running) < room:
             try:
                 task = next(waiting)
             except StopIteration:
                 break
-            running[executor.submit(function, task)] = task
+            running[executor.submit(_guarded, function, task)] = task
         if not running:
             break
         done, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
             task = running.pop(future)
-            error = future.exception()
+            error = _error_of(future)
             if error is None:
                 yield future.result()
             elif failure is None:
                 failure = (task, error)
     if failure is not None:
         _raise(*failure)
+
+
+def _guarded(function: Callable[[T], R], task: T) -> R:
+    """`function(task)`, with errors of ours that can travel between processes: their causes cannot."""
+    try:
+        return function(task)
+    except GeosegError as error:
+        message = str(error)
+        kind = type(error)
+    raise kind(message)
+
+
+def _error_of(future: Future[R]) -> BaseException | None:
+    """What went wrong with a finished task; a cancelled one was lost together with its cluster."""
+    if future.cancelled():
+        return ConnectionError("the cluster was lost")
+    try:
+        return future.exception()
+    except CancelledError:
+        return ConnectionError("the cluster was lost")
 
 
 def _raise(task: object, error: BaseException) -> None:
@@ -150,7 +181,7 @@ def _raise(task: object, error: BaseException) -> None:
             at=task,
             expected="a finished part",
             found=f"{type(error).__name__}: {error}",
-            change="Finished tiles are kept: mend the cause and run the same command again.",
+            change="Mend the cause and run the same command again.",
         )
     ) from error
 
@@ -163,9 +194,8 @@ def _client(execution: Execution) -> Iterator[Any]:
         with _connected(Client, execution.scheduler) as client:
             yield client
         return
-    # Nanny workers start with one BLAS/OpenMP thread each unless told; waiting threads must sleep, not spin.
-    per_worker = str(execution.cpu_threads)
-    env = {"OMP_NUM_THREADS": per_worker, "MKL_NUM_THREADS": per_worker, "OMP_WAIT_POLICY": "PASSIVE"}
+    # Waiting OpenMP threads must sleep, not spin: it is read when a worker starts.
+    env = {"OMP_WAIT_POLICY": "PASSIVE"}
     worker_resources = dict(execution.resources) or None
     with (
         LocalCluster(
@@ -206,6 +236,16 @@ def _address(scheduler: str) -> str:
         return str(json.loads(path.read_text("utf-8"))["address"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"a file that names no address ({error})") from error
+
+
+def _slots(client: Any, resources: dict[str, float]) -> int:
+    """Tasks the workers that are there now can run at once; workers come and go while a job runs."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    able: list[int] = [
+        min([int(w["nthreads"]), *(int(w["resources"].get(k, 0) / v) for k, v in resources.items())])
+        for w in workers
+    ]
+    return max(1, sum(able))
 
 
 def _warn_if_nobody_can(client: Any, resources: dict[str, float]) -> None:

@@ -15,8 +15,6 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from geoseg.assemble import Assembly
 from geoseg.errors import SceneError, UsageError, explain
 from geoseg.execute import Execution, open_executor, run_tasks
@@ -26,14 +24,14 @@ from geoseg.matching import Mapping, require_match
 from geoseg.models.catalogue import describe
 from geoseg.package import Card, read_card
 from geoseg.products import Product
-from geoseg.tasks import PredictTask, Runtime, TileDone, predict_tile, tally
+from geoseg.tasks import DONE, PredictTask, Runtime, TileDone, predict_tile
 from geoseg.tiling import Lattice, Tile, TilePlan
-from geoseg.vector.area import pixel_areas
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from geoseg.legend import Legend
+    from geoseg.raster.parts import PartStore
     from geoseg.raster.scene import Scene
 
 Progress = Callable[[str, int, int], None]
@@ -162,7 +160,7 @@ def predict(
     """
     execution = execution or Execution()
     report = on_progress or _silent
-    product = Product(folder=out, stem=prediction.scene.name, job=prediction.job)
+    product = Product(folder=out.absolute(), stem=prediction.scene.name, job=prediction.job)
     complete = product.begin(overwrite=overwrite)
     if complete is not None:
         return Outcome(manifest=complete, path=product.manifest, fresh=False)
@@ -208,10 +206,10 @@ def _run_tiles(
     """What each tile holds, and how many tiles were finished before this run."""
     store, total = product.parts, len(prediction.plan)
     done: list[TileDone] = []
-    todo: list[Tile] = []
+    todo: list[tuple[int, int]] = []
     for tile in prediction.plan:
-        earlier = _recall(prediction, product, tile)
-        done.append(earlier) if earlier else todo.append(tile)
+        earlier = _recall(store, tile)
+        done.append(earlier) if earlier else todo.append((tile.row, tile.col))
     reused = len(done)
     report("tiles", reused, total)
     if not todo:
@@ -222,7 +220,7 @@ def _run_tiles(
             scene=prediction.scene,
             package=prediction.package,
             fingerprint=prediction.card.fingerprint,
-            tile=tile,
+            tile=prediction.plan.tile(row, col),
             blend=prediction.plan.blend,
             scale=1.0 if mapping.scale is None else mapping.scale,
             offset=mapping.offset,
@@ -230,25 +228,19 @@ def _run_tiles(
             store=store,
             polygons=prediction.options.polygons,
         )
-        for tile in todo
+        for row, col in todo
     )
     with open_executor(execution) as (executor, slots):
-        for result in run_tasks(executor, predict_tile, tasks, in_flight=slots + 1):
+        for result in run_tasks(executor, predict_tile, tasks, slots=slots):
             done.append(result)
             report("tiles", len(done), total)
     return done, reused
 
 
-def _recall(prediction: Prediction, product: Product, tile: Tile) -> TileDone | None:
-    """The tile's counts from a part that an interrupted run left whole, else None."""
-    store = product.parts
-    if not store.is_whole(tile.row, tile.col, tile.core):
-        return None
-    with store.opened(tile.row, tile.col) as part:
-        classes = part["classes"]
-    areas = np.broadcast_to(pixel_areas(prediction.scene.geobox, tile.core), tile.core.shape)
-    pixels, area_m2 = tally(classes, areas)
-    return TileDone(row=tile.row, col=tile.col, pixels=pixels, area_m2=area_m2, patches=0, seconds=0.0)
+def _recall(store: PartStore, tile: Tile) -> TileDone | None:
+    """The record of a tile whose part an interrupted run left whole, else None."""
+    arrays = store.recall(tile.row, tile.col, tile.core, DONE)
+    return None if arrays is None else TileDone.from_array(arrays[DONE])
 
 
 def _counts(done: list[TileDone], legend: Legend) -> Counts:

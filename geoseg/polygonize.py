@@ -65,6 +65,7 @@ def vectorize(
         LabelError: it holds values that are not in the legend.
         OutputError: `out` exists or cannot be written.
     """
+    out = out.absolute()
     scene = _class_scene(classes)
     scored = None if confidence is None else _confidence_scene(confidence, scene)
     _require_free(out, overwrite=overwrite)
@@ -107,7 +108,7 @@ def vectorize(
 def _trace_all(tasks: list[TraceTask], execution: Execution, report: Progress | None) -> list[TileDone]:
     done = []
     with open_executor(execution) as (executor, slots):
-        for result in run_tasks(executor, trace_part, tasks, in_flight=slots + 1):
+        for result in run_tasks(executor, trace_part, tasks, slots=slots):
             done.append(result)
             if report is not None:
                 report("tiles", len(done), len(tasks))

@@ -15,6 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from geoseg.errors import UsageError, explain
+from geoseg.stitch import CONFIDENCE_NODATA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 
     from geoseg.windows import Window
 
-CONFIDENCE_NODATA = 255
-"""Confidence value (uint8) of a pixel without one."""
-
 _TILE_BITS = 32
+
+EDGE_NAMES = ("edge_top", "edge_bottom", "edge_left", "edge_right")
+"""Keys of the strips among a part's arrays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,22 +77,13 @@ class Edges:
 
     def to_arrays(self) -> dict[str, NDArray[np.int32]]:
         """The strips by name; `from_arrays` restores an equal value."""
-        return {
-            "edge_top": self.top,
-            "edge_bottom": self.bottom,
-            "edge_left": self.left,
-            "edge_right": self.right,
-        }
+        return dict(zip(EDGE_NAMES, (self.top, self.bottom, self.left, self.right), strict=True))
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.int32]]) -> Edges:
         """The strips in `arrays`; other keys are not touched, so a lazy .npz reads only these."""
-        return cls(
-            top=arrays["edge_top"],
-            bottom=arrays["edge_bottom"],
-            left=arrays["edge_left"],
-            right=arrays["edge_right"],
-        )
+        top, bottom, left, right = (arrays[name] for name in EDGE_NAMES)
+        return cls(top=top, bottom=bottom, left=left, right=right)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

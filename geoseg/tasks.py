@@ -5,8 +5,9 @@ Tasks and what they return are small and picklable: paths, windows and counts, n
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from geoseg.windows import Window
 
 
+DONE = "done"
+"""Name of the tile's own record among the arrays of its part."""
+
 _BANDS_TO_SUSPECT = 3
 """With fewer bands, equal extremes are too common to mean anything."""
 
@@ -41,8 +45,9 @@ class Runtime:
 
     device: str = "cpu"
     """One of cpu, cuda, cuda:N, auto."""
-    threads: int | None = None
-    """CPU threads per network call; None leaves it to the worker's environment."""
+    threads: int | None = 1
+    """CPU threads per network call; None leaves it to the worker's environment. With one, results do not
+    depend on how many calls run side by side; with more, sums are formed in another order."""
     batch_size: int = 1
     """Patches given to the network at once."""
 
@@ -102,9 +107,22 @@ class TileDone:
     patches: int
     """Patches the network was given."""
     seconds: float
-    """In the worker, reading and writing included."""
+    """In the worker, writing the part not included."""
     suspects: dict[int, int] = field(default_factory=dict)
     """Valid pixels that hold the same extreme value in every band, by value: undeclared nodata, perhaps."""
+
+    def to_array(self) -> NDArray[np.uint8]:
+        """The record as bytes of JSON, to lie in the part it speaks of; `from_array` restores it."""
+        return np.frombuffer(json.dumps(asdict(self)).encode(), np.uint8)
+
+    @classmethod
+    def from_array(cls, array: NDArray[np.uint8]) -> TileDone:
+        """The record that `to_array` made; JSON has turned the ids into text."""
+        document = json.loads(array.tobytes())
+        by_id = {
+            name: {int(k): v for k, v in document[name].items()} for name in ("pixels", "area_m2", "suspects")
+        }
+        return cls(**(document | by_id))
 
 
 def predict_tile(task: PredictTask) -> TileDone:
@@ -127,9 +145,10 @@ def predict_tile(task: PredictTask) -> TileDone:
             classes, confidence=found.confidence, pixel_area=areas, core=core, nodata=card.legend.nodata
         )
         arrays |= regions.to_arrays()
-    task.store.write(task.tile.row, task.tile.col, arrays)
     done = _summary(task.tile.row, task.tile.col, classes, areas, patches=found.patches, start=start)
-    return replace(done, suspects=suspects(pixels, core.slices(origin=reach)))
+    done = replace(done, suspects=suspects(pixels, core.slices(origin=reach)))
+    task.store.write(task.tile.row, task.tile.col, arrays | {DONE: done.to_array()})
+    return done
 
 
 def trace_part(task: TraceTask) -> TileDone:

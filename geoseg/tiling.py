@@ -16,6 +16,7 @@ network meets the border itself (its own padding), as it would in a run on the w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -243,10 +244,11 @@ class TilePlan:
         return axis.covering(axis.cut(run.start), axis.cut(run.stop)) if self.blend else run
 
 
-def _runs(axis: Axis, tile_px: int) -> list[range]:
+@lru_cache(maxsize=16)
+def _runs(axis: Axis, tile_px: int) -> tuple[range, ...]:
     """Consecutive runs of patches, of nearly equal length, whose cores are about `tile_px` long."""
     step = axis.patch_px - axis.overlap_px
     per_tile = max(1, tile_px // step)
     tiles = -(-axis.count // per_tile)
     edges = [axis.count * i // tiles for i in range(tiles + 1)]
-    return [range(a, b) for a, b in pairwise(edges)]
+    return tuple(range(a, b) for a, b in pairwise(edges))

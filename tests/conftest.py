@@ -19,6 +19,11 @@ ROOT = Path(__file__).parent.parent
 UTM_10M = from_origin(500_000, 5_200_000, 10, 10)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """rasterio.features.shapes hides this warning with `catch_warnings`, which fails between threads."""
+    config.addinivalue_line("filterwarnings", "ignore::rasterio.errors.NotGeoreferencedWarning")
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder with real scenes; tests that need it skip where it is not."""

@@ -64,7 +64,7 @@ class Cluster:
 
     def stop(self) -> None:
         for process in self.processes.values():
-            process.terminate()
+            process.kill()  # nothing of theirs is wanted, and a worker may be slow to leave in good order
         for process in self.processes.values():
             process.wait(30)
 
@@ -126,8 +126,8 @@ def test_a_running_cluster_by_address_by_file_by_resource_and_with_a_worker_kill
     scheduler.wait_for_workers(2)
     by_file = Execution(scheduler=scheduler.file, resources=GPU)
     with open_executor(by_file) as (executor, slots):
-        assert slots == 2
-        assert list(run_tasks(executor, where, range(12), in_flight=3)) == ["gpu"] * 12
+        assert slots() == 1  # only the worker that offers it
+        assert list(run_tasks(executor, where, range(12), slots=lambda: 2)) == ["gpu"] * 12
     outcome = predict(scene, package, tmp_path / "by file", by_file)
     assert outcome.manifest.execution["kind"] == "cluster"
     assert product_bytes(tmp_path / "by file") == serial
@@ -165,7 +165,7 @@ def where(_: int) -> str:
 def test_nobody_waits_without_knowing_and_a_deadly_task_is_named(scheduler, caplog) -> None:
     caplog.set_level(logging.WARNING, "geoseg")
     with open_executor(Execution(scheduler=scheduler.address)) as (_, slots):
-        assert slots == 1
+        assert slots() == 1
     assert "the Dask cluster has no workers: tiles wait" in caplog.text
     for name in ("a", "b", "c", "d", "e"):  # a task is given up with the fourth worker that dies of it
         scheduler.start_worker(name)
@@ -177,12 +177,10 @@ def test_nobody_waits_without_knowing_and_a_deadly_task_is_named(scheduler, capl
         waiting.cancel()
     assert "no worker offers GPU=1: tiles wait for `dask worker --resources GPU=1`" in caplog.text
     with (
-        pytest.raises(
-            ExecutionError, match=r"a tile failed: tile 7\. .*KilledWorker.*Finished tiles are kept"
-        ),
+        pytest.raises(ExecutionError, match=r"a tile failed: tile 7\. .*KilledWorker.*Mend the cause"),
         open_executor(Execution(scheduler=scheduler.address)) as (executor, slots),
     ):
-        list(run_tasks(executor, exit_hard, ["tile 7"], in_flight=slots))
+        list(run_tasks(executor, exit_hard, ["tile 7"], slots=slots))
 
 
 def exit_hard(_: str) -> None:

@@ -25,9 +25,6 @@ from geoseg.raster.files import sha256
 from geoseg.raster.scene import open_scene
 from geoseg.stitch import CONFIDENCE_NODATA
 
-# rasterio hides this warning with warnings.catch_warnings, which is not made for threads.
-pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-
 PATCH, OVERLAP, STRIDE = 64, 32, 32
 """Of the package."""
 
@@ -283,12 +280,11 @@ def harm(part: Path, damage: str, *, other: Path) -> None:
         part.write_bytes(other.read_bytes())
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_kill_9_and_again_gives_the_same_bytes(make_scene, package, tmp_path, workers) -> None:
+def test_kill_9_and_again_gives_the_same_bytes(make_scene, package, tmp_path) -> None:
+    """With worker processes, which may finish a tile after their master is dead."""
     scene, out = make_scene((200, 200)), tmp_path / "out"
-    arguments = ["predict", str(scene), "-m", str(package), "-o", str(out), "--tile-size", "32", "-q"]
-    arguments += ["--workers", str(workers)] if workers else []
-    started = subprocess.Popen([sys.executable, "-m", "geoseg", *arguments])
+    arguments = ["predict", scene, "-m", package, "-o", out, "--tile-size", 32, "--workers", 2, "-q"]
+    started = subprocess.Popen([sys.executable, "-m", "geoseg", *map(str, arguments)])
     parts = wait_for_parts(out, started, at_least=4)
     os.kill(started.pid, signal.SIGKILL)
     assert started.wait(30) == -signal.SIGKILL

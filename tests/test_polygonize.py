@@ -18,9 +18,6 @@ from geoseg.legend import Legend, LegendClass
 from geoseg.polygonize import vectorize
 from geoseg.raster.legends import legend_tag
 
-# rasterio hides this warning with warnings.catch_warnings, which is not made for threads.
-pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-
 
 def blobs(shape=(120, 90), *, ids=(0, 7, 3), nodata=255, seed=0) -> np.ndarray:
     """Coarse classes with single odd pixels and a hole without data."""

@@ -63,6 +63,10 @@ class Console:
         if self.verbosity >= 0:
             click.echo(text, err=True)
 
+    def note_error(self, text: str) -> None:
+        """An error that does not end the command, on standard error."""
+        click.echo(f"geoseg: error: {text}", err=True)
+
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
         """A table as lines: the first column to the left, the others, numbers, to the right."""
         return _table(columns, rows, justify="right")

@@ -12,6 +12,7 @@ from geoseg import jobs
 from geoseg.cli.console import Console, command_options
 from geoseg.cli.options import predict_options, prediction_options
 from geoseg.cli.scenes import open_source, sources
+from geoseg.execute import default_threads
 from geoseg.facts import plan_facts
 
 if TYPE_CHECKING:
@@ -20,16 +21,22 @@ if TYPE_CHECKING:
 
 @click.command("plan")
 @prediction_options
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Tiles at once.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=default_threads,
+    show_default="one per core, at most 8",
+    help="Tiles at once.",
+)
 @command_options
-def command(*, console: Console, scenes: tuple[str, ...], model: str, workers: int, **given: Any) -> None:
+def command(*, console: Console, scenes: tuple[str, ...], model: str, threads: int, **given: Any) -> None:
     """Say what predicting each SCENE would take. Computes nothing, loads no network."""
     options = predict_options(given)
     found: list[tuple[str, dict[str, Any]]] = []
     for source in sources(scenes):
         scene = open_source(source, bands=given["bands"], nodata=given["nodata"], name=given["name"])
         prediction = jobs.prepare(scene, Path(model), options)
-        found.append((scene.name, describe(prediction, workers)))
+        found.append((scene.name, describe(prediction, threads)))
     lines = [
         line
         for name, facts in found
@@ -38,7 +45,7 @@ def command(*, console: Console, scenes: tuple[str, ...], model: str, workers: i
     console.result({"scenes": [{"name": name, **facts} for name, facts in found]}, lines)
 
 
-def describe(prediction: jobs.Prediction, workers: int) -> dict[str, Any]:
+def describe(prediction: jobs.Prediction, threads: int) -> dict[str, Any]:
     """The plan in numbers: work, memory of the tiles' arrays, disk, and time where a rate is known."""
     plan, card, scene = prediction.plan, prediction.card, prediction.scene
     pixels = scene.window.size
@@ -51,15 +58,15 @@ def describe(prediction: jobs.Prediction, workers: int) -> dict[str, Any]:
         "scene_px": pixels,
         **plan_facts(plan),
         "forwarded_px": plan.forwarded_px,
-        "tile_arrays_mb": round(workers * tile_bytes / 1e6),
+        "tile_arrays_mb": round(threads * tile_bytes / 1e6),
         "disk_scratch_mb": round(4 * pixels / 1e6),
-        "predicted_seconds": round(plan.forwarded_px / 1e6 / rate / workers, 1) if rate else None,
-        "rate_mpx_per_s": rate,
+        "predicted_seconds": round(plan.forwarded_px / 1e6 / rate / threads, 1) if rate else None,
+        "rate_mpx_per_s_and_thread": rate,
     }
 
 
 def _rate(provenance: Mapping[str, Any]) -> float | None:
-    """Forward speed measured when the package was made, in Mpx/s on that machine; None if it was not."""
+    """Mpx/s of one thread, measured where and when the package was made; None if it was not."""
     rate = provenance.get("forward_mpx_per_s")
     return float(rate) if isinstance(rate, int | float) and rate > 0 else None
 

@@ -11,12 +11,13 @@ from geoseg import jobs
 from geoseg.cli.console import Console, command_options
 from geoseg.cli.options import predict_options, prediction_options
 from geoseg.cli.scenes import SceneSource, open_source, sources
-from geoseg.errors import GeosegError, PartialError
-from geoseg.execute import Execution
+from geoseg.errors import ExecutionError, GeosegError, PartialError, UsageError
+from geoseg.execute import Execution, default_threads
 from geoseg.tasks import Runtime
 
 if TYPE_CHECKING:
     from geoseg.manifest import Manifest
+    from geoseg.raster.scene import Scene
 
 
 @click.command("predict")
@@ -31,7 +32,13 @@ if TYPE_CHECKING:
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Patches at once.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Tiles at once.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=default_threads,
+    show_default="one per core, at most 8",
+    help="Tiles at once in this process.",
+)
 @click.option("--workers", type=click.IntRange(0), default=0, help="Dask worker processes of our own.")
 @click.option("--scheduler", metavar="ADDRESS|FILE", help="A running Dask cluster.")
 @click.option("--gpu-resource", is_flag=True, help="Run tiles only on workers that offer resource GPU=1.")
@@ -53,36 +60,58 @@ def command(
         resources=(("GPU", 1.0),) if given["gpu_resource"] else (),
     )
     options = predict_options(given)
-    runtime = Runtime(device=given["device"], threads=execution.cpu_threads, batch_size=given["batch_size"])
+    runtime = Runtime(device=given["device"], batch_size=given["batch_size"])
     outcomes: list[jobs.Outcome] = []
-    failures: list[tuple[SceneSource, GeosegError]] = []
-    wanted = sources(scenes)
-    for source in wanted:
+    failures: list[tuple[SceneSource, Exception]] = []
+    for source, scene in _open_all(sources(scenes), given, failures):
         try:
-            scene = open_source(source, bands=given["bands"], nodata=given["nodata"], name=given["name"])
             prediction = jobs.prepare(scene, Path(model), options)
             with console.progress(scene.name) as report:
-                outcomes.append(
-                    jobs.predict(
-                        prediction,
-                        Path(out),
-                        execution=execution,
-                        runtime=runtime,
-                        overwrite=overwrite,
-                        on_progress=report,
-                    )
+                outcome = jobs.predict(
+                    prediction,
+                    Path(out),
+                    execution=execution,
+                    runtime=runtime,
+                    overwrite=overwrite,
+                    on_progress=report,
                 )
-        except GeosegError as error:
-            if len(wanted) == 1:
-                raise
-            click.echo(f"geoseg: error: {error}", err=True)  # with -q, too
+            outcomes.append(outcome)
+        except Exception as error:  # noqa: BLE001 - told below, each with its scene; the others go on
             failures.append((source, error))
     _conclude(console, outcomes, failures)
 
 
+def _open_all(
+    wanted: list[SceneSource], given: dict[str, Any], failures: list[tuple[SceneSource, Exception]]
+) -> list[tuple[SceneSource, Scene]]:
+    """The scenes whose headers can be read; failures are added to `failures`.
+
+    Raises:
+        UsageError: two scenes have one name, so that one's files would replace the other's.
+    """
+    opened: list[tuple[SceneSource, Scene]] = []
+    names: dict[str, SceneSource] = {}
+    for source in wanted:
+        try:
+            scene = open_source(source, bands=given["bands"], nodata=given["nodata"], name=given["name"])
+        except GeosegError as error:
+            failures.append((source, error))
+            continue
+        if scene.name in names:
+            raise UsageError(
+                f"two scenes are called {scene.name}: {names[scene.name]} and {source}. Their products would "
+                "have the same file names: predict them into different folders."
+            )
+        names[scene.name] = source
+        opened.append((source, scene))
+    return opened
+
+
 def _conclude(
-    console: Console, outcomes: list[jobs.Outcome], failures: list[tuple[SceneSource, GeosegError]]
+    console: Console, outcomes: list[jobs.Outcome], failures: list[tuple[SceneSource, Exception]]
 ) -> None:
+    if len(failures) == 1 and not outcomes:
+        raise failures[0][1]
     document = {
         "complete": [
             {"manifest": str(o.path), "fresh": o.fresh, **o.manifest.model_dump(mode="json")}
@@ -94,10 +123,12 @@ def _conclude(
     for outcome in outcomes:
         for warning in outcome.manifest.warnings:
             console.note(f"geoseg: warning: {outcome.manifest.scene['name']}: {warning}")
+    for source, error in failures:
+        console.note_error(f"{source}: {error}")
     if failures and outcomes:
         raise PartialError(f"{len(failures)} of {len(failures) + len(outcomes)} scenes failed, see above")
     if failures:
-        raise failures[0][1]
+        raise ExecutionError(f"all {len(failures)} scenes failed, see above")
 
 
 def _summary(console: Console, outcome: jobs.Outcome) -> list[str]:

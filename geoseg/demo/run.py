@@ -23,7 +23,6 @@ from geoseg.jobs import Outcome, PredictOptions, Progress, predict, prepare
 from geoseg.raster.files import require_writable, write_text
 from geoseg.raster.read import read_overview, read_window
 from geoseg.raster.scene import open_scene
-from geoseg.tasks import Runtime
 from geoseg.windows import Window
 
 if TYPE_CHECKING:
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from geoseg.legend import Legend
 
 SUMMARY_NAME = "demo.json"
+_OURS = {SUMMARY_NAME, "scene", "train.yaml", "model", "map", "metrics.json", "map.png", "detail.png"}
+"""What an interrupted demo may have left."""
 _OVERVIEW_PX = 1200
 _DETAIL_PX = 1000
 
@@ -175,8 +176,9 @@ def _earlier(folder: Path, settings: DemoSettings, *, overwrite: bool) -> DemoRe
         if document["settings"] == asdict(settings):
             return DemoResult(folder=folder, fresh=False, **known)
         raise _in_the_way(folder, "a demo with other settings")
-    if any(folder.iterdir()) and not (folder / "scene" / "scene.tif").exists():
-        raise _in_the_way(folder, "files that are not of a demo")
+    foreign = sorted(p.name for p in folder.iterdir() if p.name not in _OURS and not p.name.startswith("."))
+    if foreign:
+        raise _in_the_way(folder, ", ".join(foreign[:3]))
     return None
 
 
@@ -225,7 +227,6 @@ def _predict(demo: DemoScene, folder: Path, settings: DemoSettings, report: Prog
         prediction,
         folder / "map",
         execution=execution,
-        runtime=Runtime(threads=execution.cpu_threads),
         overwrite=True,
         on_progress=report,
     )

@@ -7,21 +7,24 @@ its folder is named after the job: a part of another model, scene or plan is nev
 from __future__ import annotations
 
 import zipfile
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geoseg.errors import ExecutionError, explain
 from geoseg.raster.files import replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from geoseg.windows import Window
+
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+"""What reading a missing, cut off or altered .npz raises."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,22 +43,36 @@ class PartStore:
         with replacing(self.path(row, col)) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
-    @contextmanager
-    def opened(self, row: int, col: int) -> Iterator[Mapping[str, NDArray[Any]]]:
-        """The arrays of a tile by name, each read when it is asked for.
+    def read(self, row: int, col: int, *names: str) -> dict[str, NDArray[Any]]:
+        """The named arrays of a tile, or all of them.
 
         Raises:
-            OSError, ValueError, zipfile.BadZipFile: the part is missing or damaged.
+            ExecutionError: the part is missing or damaged.
         """
+        try:
+            return self._read(row, col, names)
+        except _DAMAGE as error:
+            raise ExecutionError(
+                explain(
+                    "a tile's part cannot be read",
+                    at=self.path(row, col),
+                    expected="the part this job has written",
+                    found=f"{type(error).__name__}: {error}",
+                    change="Run the same command again: the tile is computed anew.",
+                )
+            ) from error
+
+    def recall(self, row: int, col: int, core: Window, *names: str) -> dict[str, NDArray[Any]] | None:
+        """The named arrays of a part an earlier run left, if every byte of it is whole and of its core."""
+        try:
+            arrays = self._read(row, col, ())
+        except _DAMAGE:
+            return None
+        if arrays["classes"].shape != core.shape or not set(names) <= set(arrays):
+            return None
+        return {name: arrays[name] for name in names}
+
+    def _read(self, row: int, col: int, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
         # Opened here, not by numpy: a damaged file must not leave numpy's handle behind.
         with self.path(row, col).open("rb") as file, np.load(file, allow_pickle=False) as part:
-            yield part
-
-    def is_whole(self, row: int, col: int, core: Window) -> bool:
-        """True when the tile's part exists, every byte matches its sum, and it is of the shape of `core`."""
-        try:
-            with self.opened(row, col) as part:
-                shapes = {name: part[name].shape for name in part}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return False
-        return shapes.get("classes") == core.shape
+            return {name: part[name] for name in names or part.files}

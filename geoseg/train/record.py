@@ -150,17 +150,19 @@ def attach_history(folder: Path, history: Sequence[Epoch], names: Sequence[str])
 
 
 def measure_speed(model: torch.nn.Module, run: Run) -> dict[str, float]:
-    """Forward speed of the network as prediction runs it here: what `geoseg plan` estimates time with."""
+    """Forward speed of one thread, as prediction runs the network: `geoseg plan` estimates time with it."""
     inference = run.config.inference
     shape = (1, len(run.config.bands), inference.patch_px, inference.patch_px)
     patch = torch.zeros(shape, device=run.device).to(memory_format=torch.channels_last)
     model.eval()
-    times = []
+    times, threads = [], torch.get_num_threads()
+    torch.set_num_threads(1)
     with torch.inference_mode():
         for _ in range(_SPEED_RUNS + 1):  # the first one warms up
             start = time.perf_counter()
             model(patch).cpu()
             times.append(time.perf_counter() - start)
+    torch.set_num_threads(threads)
     return {"forward_mpx_per_s": round(inference.patch_px**2 / 1e6 / statistics.median(times[1:]), 4)}
 
 

@@ -98,13 +98,12 @@ def test_band_files_are_one_scene(geoseg, scene, package, make_raster, tmp_path,
 
 def test_bands_are_named_in_the_files_order(geoseg, scene, package, make_raster, tmp_path, expected) -> None:
     red, green, blue = bands_of(scene)
-    path = make_raster(np.stack([blue, red, np.full_like(red, 9), green]), name="odd.tif", nodata=0)
+    path = make_raster(
+        np.stack([blue, red, np.full_like(red, 9), green]), name="odd.tif", nodata=0, photometric="MINISBLACK"
+    )
     answer = geoseg("predict", path, "-m", package, "-o", tmp_path / "out")
     assert answer.code == 1
-    assert (
-        "Expected bands red, green, blue; found bands band_1, band_2, band_3, band_4" in answer.message
-        or ("Expected bands red, green, blue; found band_1, band_2, band_3, band_4" in answer.message)
-    )
+    assert "Expected bands red, green, blue; found band_1, band_2, band_3, band_4" in answer.message
     assert "--bands" in answer.message
     named = ("--bands", "blue, red,_,green")
     assert geoseg("predict", path, "-m", package, "-o", tmp_path / "out", *named).code == 0

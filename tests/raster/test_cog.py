@@ -7,7 +7,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.transform import from_origin
 from rio_cogeo import cog_validate
 
-from geoseg.errors import OutputError
+from geoseg.errors import ExecutionError, OutputError
 from geoseg.raster.cog import CogStyle, cog_writer
 from geoseg.raster.parts import PartStore
 from geoseg.windows import Window
@@ -98,17 +98,23 @@ def test_a_part_comes_back_whole_and_damage_is_noticed(tmp_path) -> None:
     store = PartStore(folder=tmp_path / "parts")
     core = Window(0, 0, 40, 30)
     classes = np.random.default_rng(0).integers(0, 9, core.shape, dtype=np.uint8)
-    assert not store.is_whole(1, 2, core)
+    with pytest.raises(ExecutionError, match=r"part cannot be read: .*tile_00001_00002\.npz"):
+        store.read(1, 2)
+    assert store.recall(1, 2, core, "pixels") is None
     store.write(1, 2, {"classes": classes, "pixels": np.arange(3)})
-    assert store.is_whole(1, 2, core)
-    assert not store.is_whole(1, 2, Window(0, 0, 30, 40))
-    with store.opened(1, 2) as part:
-        assert np.array_equal(part["classes"], classes)
+    recalled = store.recall(1, 2, core, "pixels")
+    assert recalled is not None
+    assert recalled["pixels"].tolist() == [0, 1, 2]
+    assert store.recall(1, 2, Window(0, 0, 30, 40), "pixels") is None  # another tile size
+    assert store.recall(1, 2, core, "something else") is None
+    assert np.array_equal(store.read(1, 2, "classes")["classes"], classes)
     path = store.path(1, 2)
     whole = path.read_bytes()
     path.write_bytes(whole[:-200])
-    assert not store.is_whole(1, 2, core)
+    assert store.recall(1, 2, core, "pixels") is None
     flipped = bytearray(whole)
     flipped[400] ^= 1
     path.write_bytes(bytes(flipped))
-    assert not store.is_whole(1, 2, core)
+    assert store.recall(1, 2, core, "pixels") is None
+    with pytest.raises(ExecutionError, match="Bad CRC-32"):
+        store.read(1, 2)

@@ -117,6 +117,16 @@ def open_areas(entries: Sequence[SceneLabels], *, config: TrainConfig, data_root
         GeosegError: a file is missing or does not fit; scenes differ in data type.
     """
     areas = tuple(_open_area(e, config.bands, config.legend, data_root) for e in entries)
+    require_one_type(areas)
+    return areas
+
+
+def require_one_type(areas: Sequence[Area]) -> None:
+    """Returns when all scenes have one data type, so that one normalisation fits them all.
+
+    Raises:
+        SceneError: naming two scenes that differ.
+    """
     for area in areas[1:]:
         if area.scene.dtype != areas[0].scene.dtype:
             raise SceneError(
@@ -128,7 +138,6 @@ def open_areas(entries: Sequence[SceneLabels], *, config: TrainConfig, data_root
                     change="Bring all scenes to the same type and units first.",
                 )
             )
-    return areas
 
 
 def require_apart(training: Sequence[Area], validation: Sequence[Area]) -> None:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 CARD_NAME = "model.json"
 WEIGHTS_NAME = "weights.safetensors"
+HISTORY_NAME = "history.csv"
+CURVES_NAME = "curves.png"
+PACKAGE_FILES = frozenset({CARD_NAME, WEIGHTS_NAME, HISTORY_NAME, CURVES_NAME})
+"""What a package may hold; the last two are for people."""
 _MAX_CARD_BYTES = 4 * 1024 * 1024
 
 Scalar = str | int | float | bool | None

@@ -75,7 +75,8 @@ def vectorize(
     work = Path(tempfile.mkdtemp(prefix=f".{out.stem}-", suffix=".work", dir=out.parent))
     try:
         store = PartStore(folder=work)
-        nodata = nodata_of(classes) if legend is None else legend.nodata
+        declared = nodata_of(classes) if legend is None else legend.nodata
+        nodata = 255 if declared is None else declared
         tasks = [
             TraceTask(
                 classes=scene,
@@ -84,6 +85,7 @@ def vectorize(
                 row=t.row,
                 col=t.col,
                 nodata=nodata,
+                nodata_is_declared=declared is not None,
                 store=store,
             )
             for t in plan

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geoseg.errors import PackageError, explain
+from geoseg.errors import LabelError, PackageError, explain
 from geoseg.inference import normalise, segment_tile
 from geoseg.raster.read import read_window
 from geoseg.vector.area import pixel_areas
@@ -88,6 +88,9 @@ class TraceTask:
     row: int
     col: int
     nodata: int
+    """Value that is no class."""
+    nodata_is_declared: bool
+    """False: nobody said so, and a pixel that holds it is an error rather than silently left out."""
     store: PartStore
 
     def __str__(self) -> str:
@@ -155,7 +158,18 @@ def trace_part(task: TraceTask) -> TileDone:
     """Traces one tile of a class raster and stores its part."""
     start = time.perf_counter()
     pixels = read_window(task.classes, task.core)
-    classes = np.where(pixels.valid, pixels.values[0], task.nodata).astype(np.uint8)
+    values = pixels.values[0]
+    if not task.nodata_is_declared and (values[pixels.valid] == task.nodata).any():
+        raise LabelError(
+            explain(
+                f"the raster holds {task.nodata}, and nothing says what it means",
+                at=task,
+                expected="class ids 0 to 254, or a declared nodata value",
+                found=f"pixels of {task.nodata}",
+                change=f"If it is no class: gdal_edit.py -a_nodata {task.nodata}; else give it another id.",
+            )
+        )
+    classes = np.where(pixels.valid, values, task.nodata).astype(np.uint8)
     confidence = None
     if task.confidence is not None:
         scored = read_window(task.confidence, task.core)

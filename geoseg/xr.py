@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -9,7 +10,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from geoseg.errors import SceneError, explain
+from geoseg.errors import SceneError, UsageError, explain
 from geoseg.inference import normalise, segment_tile
 from geoseg.jobs import TILE_PX, has_global_context
 from geoseg.matching import Mapping, SceneFacts, require_match
@@ -34,7 +35,7 @@ def segment(
     gsd_m: float | None = None,
     mapping: Mapping | None = None,
     tile_px: int = TILE_PX,
-    threads: int | None = None,
+    threads: int | None = 1,
 ) -> xr.Dataset:
     """Class ids and confidence of every pixel, computed tile by tile when asked for.
 
@@ -53,6 +54,7 @@ def segment(
         array's spatial coordinates and attributes that name the classes.
 
     Raises:
+        UsageError: `bands` are not as many as the array has.
         MismatchError: the array is not what the package was made for.
         SceneError: the array does not have three dimensions.
     """
@@ -67,8 +69,20 @@ def segment(
             )
         )
     card = read_card(model.folder)
-    declared = mapping or Mapping(any_gsd=gsd_m is None)
+    declared = mapping or Mapping()
+    if gsd_m is None:
+        declared = replace(declared, any_gsd=True)
     names = tuple(bands) if bands is not None else _band_names(array)
+    if len(names) != array.shape[0]:
+        raise UsageError(
+            explain(
+                "band names do not fit the array",
+                at=array.name or "DataArray",
+                expected=f"{array.shape[0]} names",
+                found=", ".join(names),
+                change="Give one name per band, in order.",
+            )
+        )
     facts = SceneFacts(
         name=str(array.name or "DataArray"), band_names=names, dtype=str(array.dtype), gsd_m=gsd_m or 0.0
     )
@@ -79,7 +93,7 @@ def segment(
         (height, width), patch_px=card.patch_px, overlap_px=card.overlap_px, stride_px=card.stride_px
     )
     plan = TilePlan(lattice=lattice, tile_px=tile_px, blend=has_global_context(card))
-    both = _lazy(cube, plan, model.folder, declared, threads)
+    both = _lazy(cube, plan, model.folder.absolute(), declared, threads)
     dims = array.dims[1:]
     coords = {k: v for k, v in array.coords.items() if array.dims[0] not in v.dims}
     classes = xr.DataArray(both[0], dims=dims, coords=coords, attrs=_class_attributes(card.legend))

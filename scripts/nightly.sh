@@ -14,9 +14,9 @@ fi
 scenes=$1 model=$2 out=$3
 
 shopt -s nullglob
-files=("$scenes"/*.tif "$scenes"/*.vrt)
+files=("$scenes"/*.{tif,tiff,TIF,TIFF,vrt})
 if [[ ${#files[@]} -eq 0 ]]; then
-    echo "$0: no .tif or .vrt in $scenes" >&2
+    echo "$0: no .tif, .tiff or .vrt in $scenes" >&2
     exit 2
 fi
 

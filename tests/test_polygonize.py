@@ -121,6 +121,18 @@ def test_the_files_nodata_value_decides_what_is_no_class(make_raster, tmp_path) 
         vectorize(make_raster(values, nodata=0), tmp_path / "b.gpkg")
 
 
+def test_255_that_nobody_declared_is_refused_not_dropped(make_raster, legend, tmp_path) -> None:
+    """A mask of 0 and 255 would otherwise lose its foreground in silence."""
+    mask = np.zeros((20, 20), np.uint8)
+    mask[5:10, 5:10] = 255
+    with pytest.raises(LabelError, match=r"holds 255, and nothing says what it means.*-a_nodata 255"):
+        vectorize(make_raster(mask), tmp_path / "out.gpkg")
+    assert not (tmp_path / "out.gpkg").exists()
+    declared = vectorize(make_raster(mask, name="b.tif", nodata=255), tmp_path / "out.gpkg")
+    assert declared.polygons == 1
+    assert vectorize(make_raster(mask, name="c.tif"), tmp_path / "c.gpkg", legend=legend).polygons == 1
+
+
 def test_what_cannot_be_a_class_raster_is_refused(make_raster, legend, tmp_path) -> None:
     out = tmp_path / "out.gpkg"
 

@@ -7,7 +7,7 @@ import rasterio
 import xarray as xr
 
 import geoseg
-from geoseg.errors import MismatchError, SceneError
+from geoseg.errors import MismatchError, SceneError, UsageError
 from geoseg.xr import segment
 
 
@@ -53,5 +53,9 @@ def test_bands_are_matched_by_name_and_a_misfit_is_refused(scene, package) -> No
         segment(array, model, bands=("a", "b", "c"))
     with pytest.raises(MismatchError, match="Expected uint8 values; found float64"):
         segment(array.astype(float), model)
+    with pytest.raises(UsageError, match="Expected 3 names; found red, green"):
+        segment(array, model, bands=("red", "green"))
+    scaled = segment(array.astype(float), model, mapping=geoseg.Mapping(scale=1))
+    assert scaled.compute(scheduler="sync").classes.equals(a.classes)
     with pytest.raises(SceneError, match="three dimensions"):
         segment(array[0], model)

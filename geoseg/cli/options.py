@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class _PxOrAuto(click.ParamType[int | None]):
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[int | None]
+else:
+    _ParamType = click.ParamType  # generic only in recent versions of click
+
+
+class _PxOrAuto(_ParamType):
     """A number of pixels, or "auto", which becomes None."""
 
     name = "pixels"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from contextlib import nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ from geoseg.models.store import load_package
 from geoseg.package import read_card
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -28,6 +28,7 @@ _KEPT = 4
 
 _cache: OrderedDict[tuple[Path, str, str], tuple[Card, TorchPredictor]] = OrderedDict()
 _cache_lock = threading.Lock()
+_cuda_lock = threading.Lock()
 
 
 class TorchPredictor:
@@ -75,11 +76,18 @@ class TorchPredictor:
             )
         )
 
-    def _exact(self) -> AbstractContextManager[None]:
-        """On CUDA: no TF32 and no algorithm chosen by a race, so that runs and patch sizes agree."""
+    @contextmanager
+    def _exact(self) -> Iterator[None]:
+        """On CUDA: no TF32 and no algorithm chosen by a race, so that runs and patch sizes agree.
+
+        Those flags belong to the whole process: one call at a time may set and restore them.
+        """
         if self.device == "cpu":
-            return nullcontext()
-        return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+            yield
+            return
+        flags = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}
+        with _cuda_lock, torch.backends.cudnn.flags(**flags):
+            yield
 
 
 def load_predictor(

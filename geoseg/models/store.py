@@ -21,7 +21,16 @@ from safetensors.torch import load_file, save_model
 
 from geoseg.errors import OutputError, PackageError, UsageError, explain
 from geoseg.models.registry import build
-from geoseg.package import CARD_NAME, WEIGHTS_NAME, Architecture, Band, Card, GsdRange, read_card
+from geoseg.package import (
+    CARD_NAME,
+    PACKAGE_FILES,
+    WEIGHTS_NAME,
+    Architecture,
+    Band,
+    Card,
+    GsdRange,
+    read_card,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -111,9 +120,9 @@ def require_free(folder: Path, *, overwrite: bool) -> None:
     """
     if not folder.exists():
         return
-    is_empty = folder.is_dir() and not any(folder.iterdir())
-    is_package = (folder / CARD_NAME).is_file()
-    if is_empty or (is_package and overwrite):
+    inside = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    is_package = CARD_NAME in inside and inside <= PACKAGE_FILES
+    if not inside or (is_package and overwrite):
         return
     change = "Give --overwrite to replace it." if is_package else "Choose another folder."
     raise OutputError(
@@ -121,10 +130,15 @@ def require_free(folder: Path, *, overwrite: bool) -> None:
             "the model package cannot be written",
             at=folder,
             expected="no such folder, or an empty one",
-            found="a model package" if is_package else "something that is not a model package",
+            found="a model package" if is_package else _foreign(inside),
             change=change,
         )
     )
+
+
+def _foreign(inside: set[str]) -> str:
+    names = sorted(inside - PACKAGE_FILES)
+    return f"what is not a model package: {', '.join(names[:_SHOWN])}"
 
 
 @contextmanager

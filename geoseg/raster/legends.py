@@ -73,14 +73,16 @@ def read_legend(path: Path, *, present: Iterable[int]) -> Legend:
     return Legend(classes=classes, nodata=missing)
 
 
-def nodata_of(path: Path) -> int:
-    """The value that is no class: of the raster's own legend, else as the file declares it, else 255.
+def nodata_of(path: Path) -> int | None:
+    """The value that is no class: of the raster's own legend, else as the file declares it, else None.
 
     Raises:
         SceneError: the raster cannot be opened. LabelError: the tag is not a legend.
     """
     header = _header(path)
-    return header.missing if header.tag is None else _parse(header.tag, path).nodata
+    if header.tag is not None:
+        return _parse(header.tag, path).nodata
+    return None if header.nodata is None else header.missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

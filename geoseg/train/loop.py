@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from geoseg.data import open_areas, read_crop, require_apart
+from geoseg.data import open_areas, read_crop, require_apart, require_one_type
 from geoseg.errors import ExecutionError, UsageError, explain
 from geoseg.inference import normalise
 from geoseg.legend import IGNORE_INDEX
@@ -70,6 +70,7 @@ def train(
     areas = open_areas(config.scenes, config=config, data_root=data_root)
     held_out = open_areas(config.validation, config=config, data_root=data_root)
     require_apart(areas, held_out)
+    require_one_type((*areas, *held_out))
     device = _device(config.training.device)
     with _torch_state(config.training, device):
         model = build(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from geoseg.facts import facts_of, versions
-from geoseg.package import GsdRange
+from geoseg.package import CURVES_NAME, HISTORY_NAME, GsdRange
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from geoseg.package import Card
     from geoseg.train.run import Run
 
-HISTORY_NAME = "history.csv"
-CURVES_NAME = "curves.png"
 _SPEED_RUNS = 3
 _GSD_TOLERANCE = 2.0
 """A model fits pixels from the smallest it has seen divided by this to the largest times this."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import rasterio
+from click.testing import CliRunner
 
+from geoseg.cli.main import main
 from geoseg.manifest import read_manifest
 
 
@@ -190,3 +192,27 @@ def test_plan_computes_and_writes_nothing(geoseg, make_scene, package, tmp_path)
     path = make_scene((70, 60))
     assert geoseg("plan", path, "-m", package).code == 0
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p != path} == before
+
+
+def test_two_scenes_of_one_name_are_refused_before_any_work(make_raster, package, tmp_path) -> None:
+    """The second's files would silently replace the first's."""
+    values = np.full((3, 20, 20), 9, np.uint8)
+    first = make_raster(values, descriptions=("red", "green", "blue"))
+    second = tmp_path / "b" / "scene.tif"
+    second.parent.mkdir()
+    second.write_bytes(first.read_bytes())
+    arguments = ["predict", str(first), str(second), "-m", str(package), "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "two scenes are called scene" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_cannot_leave_the_output_folder(make_raster, package, tmp_path) -> None:
+    bands = [f"{n}={make_raster(np.full((1, 9, 9), 9, np.uint8), name=n)}" for n in ("red", "green", "blue")]
+    out = tmp_path / "q" / "out"
+    arguments = ["predict", *bands, "--name", "../escaped", "-m", str(package), "-o", str(out)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "cannot be the start of file names" in result.stderr
+    assert not out.parent.exists()

@@ -85,3 +85,15 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path) -> None:
     with pytest.raises(OutputError, match=r"Expected an empty folder.*found thesis\.docx"):
         run_demo(tmp_path, QUICK)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.docx"]
+
+
+def test_an_interrupted_demo_goes_on_without_being_told(tmp_path) -> None:
+    """Killed while the scene was rendered, a demo leaves an empty folder of its own."""
+    (tmp_path / "scene").mkdir()
+    (tmp_path / "scene" / ".scene.tif.partial").touch()
+    tiny = replace(QUICK, size_px=256, epochs=1, steps_per_epoch=2, workers=1)
+    assert run_demo(tmp_path, tiny).fresh
+    assert (tmp_path / "map" / "scene.gpkg").exists()
+    assert (
+        json.loads((tmp_path / "map" / "scene_manifest.json").read_text())["execution"]["kind"] == "processes"
+    )

@@ -75,7 +75,7 @@ class TestSaving:
     def test_never_replaces_what_is_no_package(self, small_network, card_fields, tmp_path):
         (tmp_path / "thesis").mkdir()
         (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")
-        with pytest.raises(OutputError, match=r"not a model package\. Choose another"):
+        with pytest.raises(OutputError, match=r"not a model package: chapter1\.txt\. Choose another"):
             save_package(
                 tmp_path / "thesis", model=small_network("linknet"), overwrite=True, **card_fields("linknet")
             )

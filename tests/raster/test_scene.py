@@ -4,6 +4,8 @@ import pickle
 
 import numpy as np
 import pytest
+import rasterio
+import rasterio.shutil
 from rasterio.transform import Affine
 
 from geoseg.errors import SceneError, UsageError
@@ -91,3 +93,28 @@ def test_a_stack_takes_band_files_on_one_grid(make_raster) -> None:
     files["B8A"] = make_raster(np.zeros((1, 4, 5), np.int16), name="B8A.tif")
     with pytest.raises(SceneError, match=r"differ in their data type.*Expected uint8.*found int16"):
         open_stack(files, name="three")
+
+
+def test_paths_are_absolute_so_that_workers_elsewhere_find_them(make_raster, monkeypatch) -> None:
+    path = make_raster(np.zeros((1, 4, 5), np.uint8))
+    monkeypatch.chdir(path.parent)
+    here, there = open_scene("./scene.tif"), open_scene(path)
+    assert here == there
+    assert here.paths == (str(path),)
+    assert here.fingerprint == there.fingerprint
+
+
+def test_the_fingerprint_follows_the_sources_of_a_vrt_and_sidecar_masks(make_raster) -> None:
+    source = make_raster(np.zeros((1, 4, 5), np.uint8), name="source.tif")
+    vrt = source.with_name("mosaic.vrt")
+    rasterio.shutil.copy(source, vrt, driver="VRT")
+    before = open_scene(vrt).fingerprint
+    make_raster(np.ones((1, 4, 5), np.uint8), name="source.tif", compress="deflate")
+    assert open_scene(vrt).fingerprint != before
+
+    before = open_scene(source).fingerprint
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(source, "r+") as dataset:
+        dataset.write_mask(np.zeros((4, 5), np.uint8))
+    scene = open_scene(source)
+    assert scene.fingerprint != before
+    assert scene.masks == ("mask",)

@@ -15,6 +15,8 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from geoseg.assemble import Assembly
 from geoseg.errors import SceneError, UsageError, explain
 from geoseg.execute import Execution, open_executor, run_tasks
@@ -41,6 +43,8 @@ TILE_PX = 2048
 """Default side of a tile: large against any patch, small against memory (a few hundred MB for 10 bands)."""
 
 _SUSPICIOUS_SHARE = 0.01
+# In standard deviations of the training scenes: beyond what season and place do, within a factor of 10.
+_FAR_MEAN, _WIDE, _NARROW = 4.0, 5.0, 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,12 +164,19 @@ def predict(
     """
     execution = execution or Execution()
     report = on_progress or _silent
-    product = Product(folder=out.absolute(), stem=prediction.scene.name, job=prediction.job)
+    runtime = runtime or Runtime()
+    attempt = job_id(
+        scene=prediction.job,
+        package=version("geoseg"),
+        plan={},
+        options={"device": runtime.device, "threads": runtime.threads, "batch_size": runtime.batch_size},
+    )
+    product = Product(folder=out.absolute(), stem=prediction.scene.name, job=prediction.job, attempt=attempt)
     complete = product.begin(overwrite=overwrite)
     if complete is not None:
         return Outcome(manifest=complete, path=product.manifest, fresh=False)
     clock = _Clock()
-    done, reused = _run_tiles(prediction, product, execution, runtime or Runtime(), report)
+    done, reused = _run_tiles(prediction, product, execution, runtime, report)
     clock.lap("tiles")
     counts = _counts(done, prediction.card.legend)
     if counts.valid == 0:
@@ -184,12 +195,15 @@ def predict(
         },
         plan=plan_facts(prediction.plan),
         options=prediction.option_facts,
-        execution=_execution_facts(execution, runtime or Runtime(), done, reused),
+        execution=_execution_facts(execution, runtime, done, reused),
         versions=versions("torch", "segmentation-models-pytorch", "dask", "rasterio", "numpy"),
         counts=counts,
         polygons=polygons,
         seconds=clock.laps,
-        warnings=_undeclared_nodata(done, counts.valid),
+        warnings=(
+            *_undeclared_nodata(done, counts.valid),
+            *_unlike_training(done, prediction.card, counts.valid),
+        ),
         outputs=product.outputs(),
     )
     product.complete(manifest)
@@ -268,6 +282,23 @@ def _undeclared_nodata(done: list[TileDone], valid: int) -> tuple[str, ...]:
         f"nothing declares {value} as nodata; if it is, predict again with --nodata {value} --overwrite"
         for value, count in sorted(found.items())
         if count > _SUSPICIOUS_SHARE * valid
+    )
+
+
+def _unlike_training(done: list[TileDone], card: Card, valid: int) -> tuple[str, ...]:
+    """A warning where the scene's values are far from those the normalisation was measured on."""
+    mean = np.sum([t.sums for t in done], axis=0) / valid
+    spread = np.sqrt(np.maximum(np.sum([t.squares for t in done], axis=0) / valid - mean**2, 0))
+    strange = (np.abs(mean) > _FAR_MEAN) | (spread > _WIDE) | (spread < _NARROW)
+    texts = [
+        f"{band.name}: mean {band.mean + m * band.std:.4g}, spread {s * band.std:.3g}; the model learnt from "
+        f"{band.mean:.4g} and {band.std:.3g}"
+        for band, m, s, odd in zip(card.bands, mean, spread, strange, strict=True)
+        if odd
+    ]
+    advice = "other units or another sensor? See --scale and --offset"
+    return (
+        (f"values are unlike those the model was made for ({'; '.join(texts)}): {advice}",) if texts else ()
     )
 
 

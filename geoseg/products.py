@@ -27,6 +27,8 @@ class Product:
     """Scene name: the start of every file's name."""
     job: str
     """Id of the job that makes it."""
+    attempt: str
+    """Id of the job, the version of geoseg and how the network is run: what parts must share to be mixed."""
 
     def __post_init__(self) -> None:
         if not self.stem or self.stem.startswith(".") or {"/", "\\"} & set(self.stem):
@@ -58,8 +60,8 @@ class Product:
 
     @property
     def work(self) -> Path:
-        """Parts of the running job. Named after the job, so nothing of another job is ever resumed."""
-        return self.folder / f".{self.stem}-{self.job[:16]}.work"
+        """Parts of the running job, named so that nothing made otherwise is ever resumed."""
+        return self.folder / f".{self.stem}-{self.attempt[:16]}.work"
 
     @property
     def parts(self) -> PartStore:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from geoseg.inference import Predictor, TileClasses
+    from geoseg.inference import Predictor
     from geoseg.package import Card
     from geoseg.raster.parts import PartStore
     from geoseg.raster.read import Pixels
@@ -43,7 +43,7 @@ _BANDS_TO_SUSPECT = 3
 class Runtime:
     """How a worker runs the network."""
 
-    device: str = "cpu"
+    device: str = "auto"
     """One of cpu, cuda, cuda:N, auto."""
     threads: int | None = 1
     """CPU threads per network call; None leaves it to the worker's environment. With one, results do not
@@ -113,6 +113,10 @@ class TileDone:
     """In the worker, writing the part not included."""
     suspects: dict[int, int] = field(default_factory=dict)
     """Valid pixels that hold the same extreme value in every band, by value: undeclared nodata, perhaps."""
+    sums: list[float] = field(default_factory=list)
+    """Sum of the normalised valid pixels by band."""
+    squares: list[float] = field(default_factory=list)
+    """Sum of their squares by band."""
 
     def to_array(self) -> NDArray[np.uint8]:
         """The record as bytes of JSON, to lie in the part it speaks of; `from_array` restores it."""
@@ -139,7 +143,17 @@ def predict_tile(task: PredictTask) -> TileDone:
     core = task.tile.core
     reach = task.tile.reach.intersect(task.scene.window)
     pixels = read_window(task.scene, reach)
-    found = _segment(task, card, predictor, pixels, reach)
+    normal = normalise(pixels.values, pixels.valid, card.bands, scale=task.scale, offset=task.offset)
+    found = segment_tile(
+        normal,
+        pixels.valid,
+        task.tile,
+        predictor,
+        origin=reach,
+        classes=len(card.legend),
+        blend=task.blend,
+        batch_size=task.runtime.batch_size,
+    )
     classes = card.legend.decode(found.index)
     areas = np.broadcast_to(pixel_areas(task.scene.geobox, core), core.shape)
     arrays = {"classes": classes, "confidence": found.confidence}
@@ -149,7 +163,9 @@ def predict_tile(task: PredictTask) -> TileDone:
         )
         arrays |= regions.to_arrays()
     done = _summary(task.tile.row, task.tile.col, classes, areas, patches=found.patches, start=start)
-    done = replace(done, suspects=suspects(pixels, core.slices(origin=reach)))
+    here = core.slices(origin=reach)
+    sums, squares = moments(normal[(slice(None), *here)])
+    done = replace(done, suspects=suspects(pixels, here), sums=sums, squares=squares)
     task.store.write(task.tile.row, task.tile.col, arrays | {DONE: done.to_array()})
     return done
 
@@ -197,22 +213,6 @@ def _load(task: PredictTask) -> tuple[Card, Predictor]:
     return card, predictor
 
 
-def _segment(
-    task: PredictTask, card: Card, predictor: Predictor, pixels: Pixels, reach: Window
-) -> TileClasses:
-    normal = normalise(pixels.values, pixels.valid, card.bands, scale=task.scale, offset=task.offset)
-    return segment_tile(
-        normal,
-        pixels.valid,
-        task.tile,
-        predictor,
-        origin=reach,
-        classes=len(card.legend),
-        blend=task.blend,
-        batch_size=task.runtime.batch_size,
-    )
-
-
 def _summary(
     row: int,
     col: int,
@@ -225,6 +225,13 @@ def _summary(
     pixels, area_m2 = tally(classes, areas)
     seconds = time.perf_counter() - start
     return TileDone(row=row, col=col, pixels=pixels, area_m2=area_m2, patches=patches, seconds=seconds)
+
+
+def moments(normal: NDArray[np.float32]) -> tuple[list[float], list[float]]:
+    """Sums and sums of squares by band; pixels without data are 0 and add nothing."""
+    flat = normal.reshape(len(normal), -1)
+    squares = np.einsum("bp,bp->b", flat, flat, dtype=np.float64)
+    return flat.sum(axis=1, dtype=np.float64).tolist(), squares.tolist()
 
 
 def suspects(pixels: Pixels, where: tuple[slice, slice]) -> dict[int, int]:

@@ -171,7 +171,7 @@ def test_numbers_of_each_polygon_are_those_of_its_pixels(polygons, product, clas
 
 
 def new_product(folder: Path, *, job: str = "a" * 64) -> Product:
-    return Product(folder=folder, stem="scene", job=job)
+    return Product(folder=folder, stem="scene", job=job, attempt=job)
 
 
 def test_a_file_of_nobody_we_know_is_not_replaced(tmp_path) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 import geoseg
 from geoseg.raster.read import Pixels
-from geoseg.tasks import suspects, tally
+from geoseg.tasks import TileDone, moments, suspects, tally
 
 
 def test_tally_counts_pixels_and_area_of_the_ids_that_occur() -> None:
@@ -39,3 +39,33 @@ def test_undeclared_nodata_is_warned_of(make_raster, package, tmp_path, nodata, 
     if warned:
         assert "33.3 % of the pixels hold 255 in every band" in manifest.warnings[0]
         assert "--nodata 255" in manifest.warnings[0]
+
+
+@pytest.mark.parametrize(("scale", "warned"), [(None, False), (10.0, True), (0.001, True)])
+def test_values_in_other_units_are_warned_of(make_raster, package, tmp_path, scale, warned) -> None:
+    """A map of nonsense with exit code 0 is what other tools give then."""
+    card = geoseg.load_model(package).card
+    rng = np.random.default_rng(0)
+    values = [np.clip(rng.normal(b.mean, b.std, (90, 80)), 1, 254) for b in card.bands]
+    scene = geoseg.open_scene(make_raster(np.array(values, np.uint8), descriptions=card.band_names))
+    options = geoseg.PredictOptions(mapping=geoseg.Mapping(scale=scale))
+    outcome = geoseg.predict(scene, geoseg.load_model(package), tmp_path / "out", options=options)
+    unlike = [w for w in outcome.manifest.warnings if "unlike those the model was made for" in w]
+    assert bool(unlike) is warned
+    if warned:
+        assert f"{card.bands[0].name}: mean" in unlike[0]
+
+
+def test_moments_are_sums_by_band() -> None:
+    normal = np.random.default_rng(1).normal(size=(3, 7, 5)).astype(np.float32)
+    sums, squares = moments(normal)
+    assert np.allclose(sums, normal.sum(axis=(1, 2)), atol=1e-5)
+    assert np.allclose(squares, (normal.astype(float) ** 2).sum(axis=(1, 2)))
+
+
+def test_a_record_survives_its_part() -> None:
+    done = TileDone(
+        row=1, col=2, pixels={0: 5, 255: 3}, area_m2={0: 0.1 + 0.2}, patches=4, seconds=0.5, suspects={255: 1},
+        sums=[0.25, -1e-9], squares=[1.0, 2.0],
+    )  # fmt: skip
+    assert TileDone.from_array(done.to_array()) == done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, fields
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from geoseg.windows import Window
+
+_shapes_lock = threading.Lock()
 
 _POLYGONS_AT_ONCE = 8192
 """Polygons held as Python lists before they become arrays: those lists are twenty times larger."""
@@ -88,7 +91,7 @@ def _trace_chunks(labels: NDArray[np.int32], core: Window) -> Iterator[tuple[Pol
     """Polygons and their labels, some thousands at a time."""
     found: list[int] = []
     polygons: list[list[list[tuple[float, float]]]] = []
-    for geometry, label in shapes(labels, mask=labels > 0, connectivity=4):
+    for geometry, label in _shapes(labels):
         found.append(int(label))
         polygons.append(geometry["coordinates"])
         if len(found) == _POLYGONS_AT_ONCE:
@@ -96,6 +99,18 @@ def _trace_chunks(labels: NDArray[np.int32], core: Window) -> Iterator[tuple[Pol
             found, polygons = [], []
     if found:
         yield _as_arrays(polygons, core), np.array(found, np.int32)
+
+
+def _shapes(labels: NDArray[np.int32]) -> Iterator[tuple[Any, float]]:
+    """Rasterio's shapes, started by one thread at a time.
+
+    All of its C code runs before the first shape comes, inside `warnings.catch_warnings`, which replaces the
+    process's warning filters and is not safe in threads: others would see its warnings, or lose theirs.
+    """
+    found = shapes(labels, mask=labels > 0, connectivity=4)
+    with _shapes_lock:
+        first = next(found, None)
+    return iter(()) if first is None else chain([first], found)
 
 
 def _as_arrays(polygons: list[list[list[tuple[float, float]]]], core: Window) -> Polygons:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
     from geoseg.jobs import Progress
 
+_log = logging.getLogger(__name__)
+_STOPPED = (
+    "stopped by the user; nothing half-written is left. The same `predict` goes on where it stopped, other "
+    "commands start again"
+)
 _LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
 
 
@@ -41,11 +46,13 @@ class _JsonFormatter(logging.Formatter):
 class Console:
     """Prints results to standard output and everything else to standard error."""
 
-    def __init__(self, *, as_json: bool, verbosity: int) -> None:
+    def __init__(self, *, as_json: bool, verbosity: int, log_json: bool = False) -> None:
         self.as_json = as_json
         """Results are one JSON document; nothing else goes to standard output."""
         self.verbosity = verbosity
         """-1 quiet, 0 normal, 1 and 2 verbose."""
+        self.log_json = log_json
+        """Remarks, errors and progress are JSON lines, like the log."""
         self.answered = False
         """A result has been shown: an error that comes after it is no second JSON document."""
 
@@ -61,11 +68,22 @@ class Console:
     def note(self, text: str) -> None:
         """A remark on standard error, silent with -q."""
         if self.verbosity >= 0:
-            click.echo(text, err=True)
+            self._tell(logging.INFO, text, text)
 
-    def note_error(self, text: str) -> None:
-        """An error that does not end the command, on standard error."""
-        click.echo(f"geoseg: error: {text}", err=True)
+    def warn(self, text: str) -> None:
+        """Something that deserves a look, silent with -q."""
+        if self.verbosity >= 0:
+            self._tell(logging.WARNING, text, f"geoseg: warning: {text}")
+
+    def error(self, text: str) -> None:
+        """An error; whether it ends the command is the caller's business."""
+        self._tell(logging.ERROR, text, f"geoseg: error: {text}")
+
+    def _tell(self, level: int, record: str, line: str) -> None:
+        if self.log_json:
+            _log.log(level, "%s", record)
+        else:
+            click.echo(line, err=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
         """A table as lines: the first column to the left, the others, numbers, to the right."""
@@ -81,11 +99,11 @@ class Console:
         """A callback (what, done, total): a bar on a terminal, else a plain line now and then."""
         if self.verbosity < 0:
             yield lambda _what, _done, _total: None
-        elif sys.stderr.isatty():
+        elif sys.stderr.isatty() and not self.log_json:
             with _bar(title) as report:
                 yield report
         else:
-            yield _plain_lines(title)
+            yield _plain_lines(title, self.note)
 
 
 def _shown(value: object) -> str:
@@ -132,7 +150,7 @@ def _bar(title: str) -> Iterator[Progress]:
         yield report
 
 
-def _plain_lines(title: str) -> Progress:
+def _plain_lines(title: str, tell: Callable[[str], None]) -> Progress:
     """At most about ten lines per stage."""
     last: dict[str, int] = {}
 
@@ -140,7 +158,7 @@ def _plain_lines(title: str) -> Progress:
         tenth = 10 * done // max(total, 1)
         if last.get(what) != tenth:
             last[what] = tenth
-            click.echo(f"{title}: {what} {done}/{total}", err=True)
+            tell(f"{title}: {what} {done}/{total}")
 
     return report
 
@@ -159,13 +177,13 @@ def command_options(function: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*, as_json: bool, verbose: int, quiet: bool, log_json: bool, **arguments: Any) -> None:
         verbosity = -1 if quiet else min(verbose, 2)
         _set_up_logging(verbosity, as_json=log_json)
-        console = Console(as_json=as_json, verbosity=verbosity)
+        console = Console(as_json=as_json, verbosity=verbosity, log_json=log_json)
         try:
             function(console=console, **arguments)
         except GeosegError as error:
             fail(console, str(error), type(error).__name__, error.exit_code)
         except KeyboardInterrupt:
-            fail(console, "stopped by the user; run the same command to go on", "Interrupted", 130)
+            fail(console, _STOPPED, "Interrupted", 130)
         except (click.ClickException, click.exceptions.Exit):
             raise
         except Exception as error:  # noqa: BLE001 - the last line of defence: a message and an exit code
@@ -181,7 +199,7 @@ def fail(console: Console, message: str, kind: str, code: int) -> None:
     """Prints one paragraph (and, with --json, a document if there is none yet) and exits with `code`."""
     if console.as_json and not console.answered:
         click.echo(json.dumps({"error": {"kind": kind, "message": message}}, ensure_ascii=False))
-    click.echo(f"geoseg: error: {message}", err=True)
+    console.error(message)
     raise click.exceptions.Exit(code)
 
 
@@ -191,4 +209,6 @@ def _set_up_logging(verbosity: int, *, as_json: bool) -> None:
     handler.setFormatter(_JsonFormatter() if as_json else plain)
     logger = logging.getLogger("geoseg")
     logger.handlers[:] = [handler]
-    logger.setLevel(_LEVELS[verbosity])
+    logger.setLevel(logging.INFO if as_json and verbosity == 0 else _LEVELS[verbosity])
+    # Dask reports workers that we stop ourselves, at length; what matters comes to us as an exception.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL if verbosity <= 1 else logging.INFO)

@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from geoseg.cli.console import Console, command_options
+from geoseg.cli.scenes import open_source
 from geoseg.facts import facts_of
 from geoseg.matching import Mapping, mismatches
 from geoseg.package import CARD_NAME, Card, read_card
-from geoseg.raster.scene import Scene, open_scene
+
+if TYPE_CHECKING:
+    from geoseg.raster.scene import Scene
 
 
 @click.command("info")
 @click.argument("target", type=click.Path(), metavar="FILE|MODEL")
 @click.option("-m", "--model", type=click.Path(), metavar="MODEL", help="Say whether FILE fits MODEL.")
+@click.option("--bands", metavar="NAME,...", help="Names of FILE's bands in order, as for predict.")
+@click.option("--nodata", type=float, help="Value without data, where FILE does not say so.")
 @command_options
-def command(*, console: Console, target: str, model: str | None) -> None:
-    """Say what a raster or a model package is, what it needs, and whether they fit together."""
+def command(
+    *, console: Console, target: str, model: str | None, bands: str | None, nodata: float | None
+) -> None:
+    """Say what a raster or a model package is, what it needs, and whether they fit together.
+
+    With --model, the exit code is 1 when they do not fit.
+    """
     if (Path(target) / CARD_NAME).exists() or Path(target).is_dir():
         facts = _card_facts(read_card(Path(target)))
         console.result(facts, console.facts(target, facts))
         return
-    scene = open_scene(target)
+    scene = open_source(target, bands=bands, nodata=nodata, name=None)
     facts = _scene_facts(scene)
     if model is not None:
         reasons = mismatches(read_card(Path(model)), facts_of(scene), Mapping())
         facts["fits"] = not reasons
-        facts["why_not"] = reasons
+        if reasons:
+            facts["why_not"] = reasons
     console.result(facts, console.facts(target, facts))
+    if not facts.get("fits", True):
+        raise click.exceptions.Exit(1)
 
 
 def _card_facts(card: Card) -> dict[str, Any]:

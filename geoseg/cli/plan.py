@@ -58,9 +58,9 @@ def describe(prediction: jobs.Prediction, threads: int) -> dict[str, Any]:
         "scene_px": pixels,
         **plan_facts(plan),
         "forwarded_px": plan.forwarded_px,
-        "tile_arrays_mb": round(threads * tile_bytes / 1e6),
+        "memory_for_tiles_mb": round(threads * tile_bytes / 1e6),
         "disk_scratch_mb": round(4 * pixels / 1e6),
-        "predicted_seconds": round(plan.forwarded_px / 1e6 / rate / threads, 1) if rate else None,
+        "network_seconds": round(plan.forwarded_px / 1e6 / rate / threads, 1) if rate else None,
         "rate_mpx_per_s_and_thread": rate,
     }
 

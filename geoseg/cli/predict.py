@@ -122,9 +122,9 @@ def _conclude(
     console.result(document, [line for o in outcomes for line in _summary(console, o)])
     for outcome in outcomes:
         for warning in outcome.manifest.warnings:
-            console.note(f"geoseg: warning: {outcome.manifest.scene['name']}: {warning}")
+            console.warn(f"{outcome.manifest.scene['name']}: {warning}")
     for source, error in failures:
-        console.note_error(f"{source}: {error}")
+        console.error(f"{source}: {error}")
     if failures and outcomes:
         raise PartialError(f"{len(failures)} of {len(failures) + len(outcomes)} scenes failed, see above")
     if failures:

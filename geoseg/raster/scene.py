@@ -86,7 +86,7 @@ class Scene:
                     at=self.name,
                     expected=f"bands {', '.join(names)}",
                     found=f"bands {', '.join(self.band_names)}",
-                    change="Name the file's bands in order with --bands NAME,NAME,... ('_' skips one).",
+                    change="Name its bands in order ('_' skips one): --bands, or `bands:` of the scene.",
                 )
             )
         return replace(self, bands=tuple(by_name[n] for n in names))

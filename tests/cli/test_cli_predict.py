@@ -176,7 +176,7 @@ def test_plan_counts_what_predict_then_does(geoseg, scene, package, make_scene, 
     [facts] = answer.document["scenes"]
     assert (facts["name"], facts["scene_px"], facts["tiles"], facts["patches"]) == ("scene", 150 * 130, 4, 16)
     assert facts["forwarded_px"] == 16 * 64 * 64
-    assert facts["predicted_seconds"] is None  # the package carries no measured speed
+    assert facts["network_seconds"] is None  # the package carries no measured speed
     [done] = geoseg(
         "predict", scene, "-m", package, "-o", tmp_path / "out", "--tile-size", 64, "--json"
     ).document["complete"]

@@ -60,7 +60,7 @@ def read_window(scene: Scene, window: Window) -> Pixels:
         with _opened(path, window) as dataset:
             rio = rio_window(window)
             values[where] = dataset.read(indexes, window=rio)
-            valid &= _mask(dataset, indexes, values[where], window=rio)
+            valid &= _mask(scene, dataset, indexes, values[where], window=rio)
     return Pixels(values=values, valid=valid & _has_data(scene, values))
 
 
@@ -75,7 +75,7 @@ def read_overview(scene: Scene, *, longest: int) -> Pixels:
     for path, where, indexes in _by_file(scene):
         with _opened(path, scene.window) as dataset:
             values[where] = dataset.read(indexes, **how)
-            valid &= _mask(dataset, indexes, values[where], **how)
+            valid &= _mask(scene, dataset, indexes, values[where], **how)
     return Pixels(values=values, valid=valid & _has_data(scene, values))
 
 
@@ -96,7 +96,9 @@ def _has_data(scene: Scene, values: NDArray[Any]) -> NDArray[np.bool_]:
     return valid
 
 
-def _mask(dataset: Any, indexes: list[int], values: NDArray[Any], **how: Any) -> NDArray[np.bool_]:
+def _mask(
+    scene: Scene, dataset: Any, indexes: list[int], values: NDArray[Any], **how: Any
+) -> NDArray[np.bool_]:
     """(height, width): True where nodata values, mask and alpha all leave the bands `indexes` standing.
 
     Each is asked for by itself: where a file has several, GDAL's own mask is only one of them, and the others
@@ -107,7 +109,7 @@ def _mask(dataset: Any, indexes: list[int], values: NDArray[Any], **how: Any) ->
     if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
         valid &= dataset.read_masks(indexes[0], **how) > 0
     alphas = [i for i, c in zip(dataset.indexes, dataset.colorinterp, strict=True) if c == ColorInterp.alpha]
-    if alphas:
+    if alphas and not scene.alpha_is_data:
         valid &= (dataset.read(alphas, **how) > 0).all(axis=0)
     return valid
 

@@ -54,6 +54,8 @@ class Scene:
     """Every file the pixels depend on: the bands' own, the sources of a VRT, masks and other sidecars."""
     masks: tuple[str, ...] = ()
     """How the files say where there is no data, in words; empty: they do not."""
+    alpha_is_data: bool = False
+    """True: the caller has named the band that the file calls alpha; it is data like the others."""
 
     @property
     def window(self) -> Window:
@@ -101,6 +103,7 @@ class Scene:
             "crs": self.geobox.crs.to_wkt() if self.geobox.crs else None,
             "dtype": self.dtype,
             "nodata": repr(self.nodata),
+            "alpha_is_data": self.alpha_is_data,
             "files": [_file_state(p) for p in sorted({*self.paths, *self.files})],
         }
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
@@ -111,7 +114,8 @@ def open_scene(path: str | Path, *, bands: Sequence[str] | None = None, nodata: 
 
     Args:
         path: the file.
-        bands: names for the file's bands in order, "_" to leave one out; None takes band descriptions,
+        bands: names for the file's bands in order, "_" to leave one out; a band that the file calls alpha
+            may be named too, and is data then. None takes band descriptions,
             else red/green/blue colour interpretation, else `band_N`.
         nodata: a value that marks pixels without data where the file itself does not say so.
 
@@ -119,10 +123,13 @@ def open_scene(path: str | Path, *, bands: Sequence[str] | None = None, nodata: 
         SceneError: the file is missing or unreadable, or has no CRS or no transform.
     """
     header = _read_header(str(path))
-    names = _names(header, bands)
+    # GDAL calls the fourth of four 8-bit bands alpha; in red, green, blue, near infrared it is data.
+    alpha_is_data = bands is not None and len(bands) == header.count > len(header.data_bands)
+    numbers = tuple(range(1, header.count + 1)) if alpha_is_data else header.data_bands
+    names = _names(header, bands, numbers)
     sources = tuple(
         BandSource(name=name, path=header.path, index=index)
-        for index, name in zip(header.data_bands, names, strict=True)
+        for index, name in zip(numbers, names, strict=True)
         if name != "_"
     )
     return Scene(
@@ -132,7 +139,8 @@ def open_scene(path: str | Path, *, bands: Sequence[str] | None = None, nodata: 
         dtype=header.dtype,
         nodata=nodata,
         files=header.files,
-        masks=header.masks,
+        masks=tuple(m for m in header.masks if not (alpha_is_data and m == "alpha")),
+        alpha_is_data=alpha_is_data,
     )
 
 
@@ -181,6 +189,7 @@ class _Header:
     path: str
     geobox: GeoBox
     dtype: str
+    count: int
     data_bands: tuple[int, ...]
     names: tuple[str | None, ...]
     files: tuple[str, ...]
@@ -242,6 +251,7 @@ def _header_of(dataset: Any, path: str) -> _Header:
         path=path,
         geobox=GeoBox.from_rio(dataset),
         dtype=dtypes[0],
+        count=dataset.count,
         data_bands=data_bands,
         names=_own_names(dataset, data_bands),
         files=tuple(dataset.files),
@@ -299,16 +309,16 @@ def _own_names(dataset: Any, data_bands: tuple[int, ...]) -> tuple[str | None, .
     return tuple(c if c and colored.count(c) == 1 else None for c in colored)
 
 
-def _names(header: _Header, given: Sequence[str] | None) -> tuple[str, ...]:
+def _names(header: _Header, given: Sequence[str] | None, numbers: tuple[int, ...]) -> tuple[str, ...]:
     if given is None:
         return tuple(n or f"band_{i}" for i, n in zip(header.data_bands, header.names, strict=True))
     kept = [n for n in given if n != "_"]
-    if len(given) != len(header.data_bands) or len(set(kept)) != len(kept) or not kept:
+    if len(given) != len(numbers) or len(set(kept)) != len(kept) or not kept:
         raise UsageError(
             explain(
                 "band names do not fit the file",
                 at=header.path,
-                expected=f"{len(header.data_bands)} distinct names, '_' for a band to leave out",
+                expected=f"{len(numbers)} distinct names, '_' for a band to leave out",
                 found=", ".join(given) or "none",
                 change="Give one name per band of the file, in the file's order.",
             )

@@ -153,3 +153,16 @@ def test_a_nodata_value_beside_a_mask_or_alpha_counts_too(make_raster, kind) -> 
     scene = open_scene(path)
     assert np.array_equal(read_window(scene, scene.window).valid, hole((6, 8)).repeat(10, 0).repeat(10, 1))
     assert np.array_equal(read_overview(scene, longest=8).valid, hole())
+
+
+def test_a_near_infrared_band_that_gdal_calls_alpha_is_data_when_it_is_named(make_raster) -> None:
+    values = np.full((4, 6, 8), 200, np.uint8)
+    values[3, :2] = 0  # dark in the near infrared: water
+    path = make_raster(values, photometric="RGB", alpha="YES")
+    scene = open_scene(path, bands=("red", "green", "blue", "nir"))
+    pixels = read_window(scene, scene.window)
+    assert pixels.values.shape == (4, 6, 8)
+    assert pixels.valid.all()
+    assert scene.masks == ()
+    assert read_window(scene.select(["nir", "red"]), scene.window).valid.all()
+    assert not read_window(open_scene(path), scene.window).valid.all()

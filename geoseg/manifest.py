@@ -13,6 +13,9 @@ from geoseg.errors import OutputError, explain
 if TYPE_CHECKING:
     from pathlib import Path
 
+_MAX_BYTES = 64 << 20
+"""Of a manifest: what is longer is cut off, and then it is not one."""
+
 
 class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -75,17 +78,22 @@ def read_manifest(path: Path) -> Manifest:
         OutputError: it is not one that this version wrote.
     """
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        with path.open("rb") as file:
+            return Manifest.model_validate_json(file.read(_MAX_BYTES))
     except ValidationError as error:
-        raise OutputError(
-            explain(
-                "the manifest cannot be read",
-                at=path,
-                expected="a geoseg-manifest version 1 document",
-                found=f"{error.error_count()} problems, first: {error.errors()[0]['msg']}",
-                change="Move it away, or run again with --overwrite.",
-            )
-        ) from error
+        found = f"{error.error_count()} problems, first: {error.errors()[0]['msg']}"
+        cause: Exception = error
+    except OSError as error:
+        found, cause = error.strerror or str(error), error
+    raise OutputError(
+        explain(
+            "the manifest cannot be read",
+            at=path,
+            expected="a geoseg-manifest version 1 document",
+            found=found,
+            change="Move it away, or run again with --overwrite.",
+        )
+    ) from cause
 
 
 def job_id(*, scene: str, package: str, plan: dict[str, Any], options: dict[str, Any]) -> str:

@@ -171,8 +171,11 @@ def _earlier(folder: Path, settings: DemoSettings, *, overwrite: bool) -> DemoRe
     if overwrite:
         summary.unlink(missing_ok=True)
     if summary.exists():
-        document = json.loads(summary.read_text("utf-8"))
-        known = {k: document[k] for k in ("files", "evaluation", "seconds", "peak_rss_mb")}
+        try:
+            document = json.loads(summary.read_text("utf-8"))
+            known = {k: document[k] for k in ("files", "evaluation", "seconds", "peak_rss_mb")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise _in_the_way(folder, f"a {SUMMARY_NAME} that no demo wrote ({error})") from error
         if document["settings"] == asdict(settings):
             return DemoResult(folder=folder, fresh=False, **known)
         raise _in_the_way(folder, "a demo with other settings")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LEGEND_TAG = "GEOSEG_LEGEND"
+_MAX_SIDECAR_BYTES = 1 << 20
+"""256 class names are far smaller; what is larger holds something else."""
 
 
 def legend_tag(legend: Legend) -> dict[str, str]:
@@ -157,10 +159,10 @@ def _parse(tag: str, path: Path) -> Legend:
 def _category_names(path: Path) -> dict[int, str]:
     """Names by id from GDAL's sidecar, written by geoseg or any other tool."""
     sidecar = path.with_name(path.name + ".aux.xml")
-    if not sidecar.is_file():
+    if not sidecar.is_file() or sidecar.stat().st_size > _MAX_SIDECAR_BYTES:
         return {}
     try:
-        root = ET.fromstring(sidecar.read_text("utf-8"))  # noqa: S314 - a local sidecar; no entities are fetched
+        root = ET.fromstring(sidecar.read_text("utf-8", errors="replace"))  # noqa: S314 - a local sidecar; no entities are fetched
     except ET.ParseError:
         return {}
     found = root.find("PAMRasterBand[@band='1']/CategoryNames")

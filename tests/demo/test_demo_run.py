@@ -58,7 +58,7 @@ def test_metrics_are_of_the_held_out_part_and_better_than_chance(demo) -> None:
     _, col, _, width = scene.window
     assert evaluation.window[1] >= col + width
     scores = evaluation.scores
-    assert scores.overall_accuracy > max(c.reference_px for c in scores.classes) / scores.pixels / 2
+    assert scores.overall_accuracy > max(c.reference_px for c in scores.classes) / scores.pixels
     assert 0.1 < scores.mean_iou <= 1
 
 

@@ -60,7 +60,7 @@ def product_bytes(folder: Path) -> dict[str, bytes]:
 
 
 def by_hand(scene: Path, package: Path, *, blend: bool) -> tuple[np.ndarray, ...]:
-    """Class ids, probability of the class, validity, lead over the next class: patch after patch, on the whole image in memory."""
+    """Class ids, their probability, validity, lead over the next class: the whole image in memory."""
     card, predictor = load_predictor(package)
     with rasterio.open(scene) as dataset:
         values = dataset.read().astype(np.float32)

@@ -34,6 +34,7 @@ def command(*, console: Console, out: str, quick: bool, overwrite: bool) -> None
         "folder": str(result.folder),
         "fresh": result.fresh,
         "files": result.files,
+        "steps": result.steps,
         "seconds": result.seconds,
         "peak_rss_mb": result.peak_rss_mb,
         "evaluation": result.evaluation,
@@ -49,6 +50,6 @@ def _lines(console: Console, result: DemoResult) -> list[str]:
         *head,
         "On the part of the scene that was held out:",
         *score_lines(console, result.evaluation),
-        f"{total:.0f} s in all: {steps}; peak memory {result.peak_rss_mb} MB",
+        f"{total:.0f} s in all: {steps}; peak memory {result.peak_rss_mb} MB; {result.steps} training steps",
         *(f"  {kind:<14} {result.folder / path}" for kind, path in result.files.items()),
     ]

@@ -73,6 +73,8 @@ class DemoResult:
     """What is where, relative to the folder."""
     evaluation: dict[str, Any]
     """Of the part of the scene that was held out, as `geoseg evaluate` writes it."""
+    steps: int
+    """Training steps made before the time was over."""
     seconds: dict[str, float]
     peak_rss_mb: int
     fresh: bool
@@ -108,7 +110,7 @@ def run_demo(
     demo = write_scene(folder / "scene", size=settings.size_px, seed=settings.seed)
     report("scene", 1, 1)
     lap("scene")
-    _train(demo, folder, settings, report)
+    steps = _train(demo, folder, settings, report)
     lap("train")
     outcome = _predict(demo, folder, settings, report)
     lap("predict")
@@ -120,6 +122,7 @@ def run_demo(
         folder=folder,
         files=_files(folder, outcome),
         evaluation=evaluation.model_dump(mode="json"),
+        steps=steps,
         seconds=seconds,
         peak_rss_mb=peak_rss_mb(),
         fresh=True,
@@ -173,7 +176,7 @@ def _earlier(folder: Path, settings: DemoSettings, *, overwrite: bool) -> DemoRe
     if summary.exists():
         try:
             document = json.loads(summary.read_text("utf-8"))
-            known = {k: document[k] for k in ("files", "evaluation", "seconds", "peak_rss_mb")}
+            known = {k: document[k] for k in ("files", "evaluation", "steps", "seconds", "peak_rss_mb")}
         except (ValueError, KeyError, TypeError) as error:
             raise _in_the_way(folder, f"a {SUMMARY_NAME} that no demo wrote ({error})") from error
         if document["settings"] == asdict(settings):
@@ -197,18 +200,20 @@ def _in_the_way(folder: Path, found: str) -> OutputError:
     )
 
 
-def _train(demo: DemoScene, folder: Path, settings: DemoSettings, report: Progress) -> None:
+def _train(demo: DemoScene, folder: Path, settings: DemoSettings, report: Progress) -> int:
+    """Writes the model package; returns the number of steps made."""
     from geoseg.train import train
 
     config = training_config(demo, settings)
     write_text(folder / "train.yaml", _yaml(config))
-    train(
+    result = train(
         config,
         folder / "model",
         data_root=demo.image.parent,
         overwrite=True,
         on_progress=lambda event: report("training steps", event.step, event.steps),
     )
+    return result.history[-1].step
 
 
 def _yaml(config: TrainConfig) -> str:

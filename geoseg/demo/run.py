@@ -120,7 +120,7 @@ def run_demo(
     lap("draw")
     result = DemoResult(
         folder=folder,
-        files=_files(folder, outcome),
+        files=_files(outcome),
         evaluation=evaluation.model_dump(mode="json"),
         steps=steps,
         seconds=seconds,
@@ -250,17 +250,16 @@ def _evaluate(demo: DemoScene, folder: Path) -> Evaluation:
     )
 
 
-def _files(folder: Path, outcome: Outcome) -> dict[str, str]:
+def _files(outcome: Outcome) -> dict[str, str]:
     shown = (o for o in outcome.manifest.outputs if o.kind not in ("names", "style"))
     products = {str(o.kind): f"map/{o.path}" for o in shown}
-    manifest = outcome.path.relative_to(folder).as_posix()
     return {
         "scene": "scene/scene.tif",
         "truth": "scene/truth.tif",
         "configuration": "train.yaml",
         "model": "model",
         **products,
-        "manifest": manifest,
+        "manifest": f"map/{outcome.path.name}",
         "metrics": "metrics.json",
         "picture": "map.png",
         "detail": "detail.png",

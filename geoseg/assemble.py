@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from geoseg.files import replacing, write_text
 from geoseg.raster.cog import CogStyle, cog_writer
-from geoseg.raster.files import replacing, write_text
 from geoseg.raster.legends import legend_tag
 from geoseg.regions import EDGE_NAMES, Edges
 from geoseg.stitch import CONFIDENCE_NODATA

@@ -11,9 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
@@ -25,6 +23,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from geoseg.errors import UsageError, explain
 from geoseg.legend import Legend
 from geoseg.package import Architecture, Px
+from geoseg.value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -38,12 +37,6 @@ Key = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, int | flo
 """A mapping key that is text for us, though YAML may read a number."""
 
 
-class _Value(BaseModel):
-    """Frozen, strict about unknown keys and infinities."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
 class _RuleError(ValueError):
     """A rule about several keys that is broken at one of them."""
 
@@ -52,7 +45,7 @@ class _RuleError(ValueError):
         self.where = where
 
 
-class LabelSource(_Value):
+class LabelSource(Value):
     """Reference data of a scene: a raster of class values, or polygons when `column` is given."""
 
     path: str = Field(min_length=1, description="Raster or vector file, relative to the data folder")
@@ -78,7 +71,7 @@ class LabelSource(_Value):
         return self
 
 
-class SceneLabels(_Value):
+class SceneLabels(Value):
     """A scene with its labels, and which part of it is used."""
 
     name: str | None = Field(default=None, description="Name in reports; default: the stem of the first file")
@@ -106,7 +99,7 @@ class SceneLabels(_Value):
         return self
 
 
-class ModelChoice(_Value):
+class ModelChoice(Value):
     """Which network is trained, and from what weights."""
 
     architecture: str = Field(default="unet", description="As listed by `geoseg models`")
@@ -124,7 +117,7 @@ class ModelChoice(_Value):
         return Architecture(name=self.architecture, encoder=self.encoder, options=dict(self.options))
 
 
-class Training(_Value):
+class Training(Value):
     """How long, how fast, on what."""
 
     patch_px: Px = Field(default=256, description="Side of the training windows")
@@ -164,7 +157,7 @@ class Training(_Value):
     )
 
 
-class Inference(_Value):
+class Inference(Value):
     """Defaults stored in the package for prediction."""
 
     patch_px: Px = Field(default=512, description="Side of the patches the network is given")
@@ -177,7 +170,7 @@ class Inference(_Value):
         return self
 
 
-class TrainConfig(_Value):
+class TrainConfig(Value):
     """Everything `geoseg train` needs to know: CONFIG.yaml."""
 
     description: str | None = Field(default=None, description="What the model is for; kept in its card")

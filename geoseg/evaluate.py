@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from geoseg.config import LabelSource
 from geoseg.data import blocks
 from geoseg.errors import LabelError, UsageError, explain
+from geoseg.files import write_text
 from geoseg.legend import IGNORE_INDEX, Legend
 from geoseg.metrics import Scores, confusion
-from geoseg.raster.files import write_text
 from geoseg.raster.labels import open_labels, read_labels
 from geoseg.raster.scene import open_scene
+from geoseg.value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,11 +27,7 @@ if TYPE_CHECKING:
 _BLOCK_PX = 2048
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Evaluation(_Value):
+class Evaluation(Value):
     """How well a map agrees with a reference; `to_json` is what `geoseg evaluate` writes."""
 
     format: Literal["geoseg-evaluation"] = "geoseg-evaluation"

@@ -6,9 +6,10 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from geoseg.errors import OutputError, explain
+from geoseg.value import Value
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,11 +18,7 @@ _MAX_BYTES = 64 << 20
 """Of a manifest: what is longer is cut off, and then it is not one."""
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Output(_Value):
+class Output(Value):
     """One file of the product."""
 
     kind: Literal["classes", "confidence", "polygons", "style", "names"]
@@ -30,7 +27,7 @@ class Output(_Value):
     sha256: str
 
 
-class ClassShare(_Value):
+class ClassShare(Value):
     """What one class covers."""
 
     id: int
@@ -39,7 +36,7 @@ class ClassShare(_Value):
     area_m2: float = Field(description="True area on the ellipsoid")
 
 
-class Counts(_Value):
+class Counts(Value):
     """Pixels of the scene by fate; valid + nodata is the whole scene."""
 
     valid: int
@@ -47,7 +44,7 @@ class Counts(_Value):
     classes: tuple[ClassShare, ...]
 
 
-class Manifest(_Value):
+class Manifest(Value):
     """Everything needed to know what a product is, made from what, and whether it is whole."""
 
     format: Literal["geoseg-manifest"] = "geoseg-manifest"

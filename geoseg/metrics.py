@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from geoseg.legend import IGNORE_INDEX
+from geoseg.value import Value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,11 +41,7 @@ def confusion(reference: NDArray[np.uint8], predicted: NDArray[np.uint8], classe
     return counts.reshape(classes, classes + 1).astype(np.int64)
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ClassScores(_Value):
+class ClassScores(Value):
     """One class. A ratio without a denominator is None, never 0."""
 
     reference_px: int = Field(description="Pixels of the class in the reference")
@@ -57,7 +54,7 @@ class ClassScores(_Value):
     )
 
 
-class Scores(_Value):
+class Scores(Value):
     """Agreement over all classes.
 
     Means are over the classes present in the reference. A class that is absent there has no IoU: counting it

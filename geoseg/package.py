@@ -10,10 +10,11 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from geoseg.errors import PackageError, explain
 from geoseg.legend import Legend  # noqa: TC001 - pydantic needs it at run time
+from geoseg.value import Value
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,13 +31,7 @@ Scalar = str | int | float | bool | None
 Px = Annotated[int, Field(ge=1, le=65536)]
 
 
-class _Value(BaseModel):
-    """Frozen, strict about unknown keys and infinities."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Architecture(_Value):
+class Architecture(Value):
     """Which network the weights belong to."""
 
     name: str = Field(description="Key in the architecture registry, e.g. 'unet' or 'fcn8s'")
@@ -46,7 +41,7 @@ class Architecture(_Value):
     )
 
 
-class Band(_Value):
+class Band(Value):
     """One input channel: its name and how its values are normalised: (value - mean) / std."""
 
     name: str = Field(min_length=1)
@@ -54,7 +49,7 @@ class Band(_Value):
     std: float = Field(gt=0, description="Divided by")
 
 
-class GsdRange(_Value):
+class GsdRange(Value):
     """Ground sampling distances, in metres, that the model has been made for."""
 
     min_m: float = Field(gt=0)
@@ -67,7 +62,7 @@ class GsdRange(_Value):
         return self
 
 
-class Card(_Value):
+class Card(Value):
     """Everything prediction needs to know about a model, as stored in `model.json`."""
 
     format: Literal["geoseg-model"] = "geoseg-model"

@@ -13,7 +13,7 @@ import numpy as np
 from geoseg.assemble import Assembly
 from geoseg.errors import LabelError, OutputError, SceneError, explain
 from geoseg.execute import Execution, open_executor, run_tasks
-from geoseg.raster.files import require_writable
+from geoseg.files import require_writable
 from geoseg.raster.legends import nodata_of, read_legend
 from geoseg.raster.parts import PartStore
 from geoseg.raster.scene import open_scene

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from geoseg.errors import OutputError, UsageError, explain
+from geoseg.files import require_writable, sha256, sweep, write_text
 from geoseg.manifest import Manifest, Output, read_manifest
-from geoseg.raster.files import require_writable, sha256, sweep, write_text
 from geoseg.raster.parts import PartStore
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ could disturb. Import this module where a picture is drawn, not at start-up: mat
 from __future__ import annotations
 
 import io
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,8 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from geoseg.errors import OutputError, UsageError, explain
+from geoseg.errors import UsageError, explain
+from geoseg.files import replacing
 from geoseg.stitch import CONFIDENCE_NODATA
 
 if TYPE_CHECKING:
@@ -337,18 +337,5 @@ def _save(path: Path, figure: Figure) -> None:
     while len(data) > MAX_PICTURE_BYTES and dpi > _DPI / 4:
         dpi *= 0.85
         data = _encode(figure, dpi)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)  # noqa: PTH105
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(
-            explain(
-                "the picture cannot be written",
-                at=path,
-                expected="a folder that exists and can be written to",
-                found=error.strerror or type(error).__name__,
-                change="Make the folder, free space in it, or choose another.",
-            )
-        ) from error
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)

@@ -18,10 +18,10 @@ import rasterio
 from geoseg import jobs, tasks
 from geoseg.errors import ExecutionError, OutputError, SceneError, UsageError
 from geoseg.execute import Execution
+from geoseg.files import sha256
 from geoseg.jobs import PredictOptions
 from geoseg.manifest import read_manifest
 from geoseg.models.runtime import load_predictor
-from geoseg.raster.files import sha256
 from geoseg.raster.scene import open_scene
 from geoseg.stitch import CONFIDENCE_NODATA
 

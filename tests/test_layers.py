@@ -11,9 +11,10 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "geoseg"
 
+PURE = "files value tiling stitch regions metrics config package matching manifest"
 LAYERS = {
     0: {"errors", "legend", "windows"},
-    1: {"tiling", "stitch", "regions", "metrics", "config", "package", "matching", "manifest"},
+    1: set(PURE.split()),
     2: {"raster", "vector", "models"},
     3: {"facts", "inference", "data", "execute", "tasks", "assemble", "products"},
     4: {"train", "evaluate", "jobs", "polygonize", "api", "report"},

@@ -138,8 +138,9 @@ def test_refuses_arrays_of_another_size(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(OutputError, match=r"none.map\.png.*No such file"):
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "none").write_text("a file")
+    with pytest.raises(OutputError, match=r"cannot be written: .*none.map\.png.*File exists"):
         _draw(tmp_path / "none" / "map.png")
 
 
@@ -150,7 +151,7 @@ def test_a_failed_write_keeps_the_old_picture(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("geoseg.report.os.replace", full)
+    monkeypatch.setattr("pathlib.Path.replace", full)
     with pytest.raises(OutputError, match="No space left"):
         draw_curves(path, [EpochPoint(epoch=1, loss=1.0, mean_iou=None)])
     assert path.read_bytes() == b"old"

@@ -19,8 +19,8 @@ from geoseg.errors import OutputError, explain
 from geoseg.evaluate import evaluate
 from geoseg.execute import Execution
 from geoseg.facts import peak_rss_mb
+from geoseg.files import require_writable, write_text
 from geoseg.jobs import Outcome, PredictOptions, Progress, predict, prepare
-from geoseg.raster.files import require_writable, write_text
 from geoseg.raster.read import read_overview, read_window
 from geoseg.raster.scene import open_scene
 from geoseg.windows import Window

@@ -7,7 +7,6 @@ roads, ploughed fields and bare ground), so a good map needs the surroundings of
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from geoseg.demo.noise import Rows, fractal, nodes, refine
 from geoseg.demo.painter import Painted, cover, paint_rows
 from geoseg.demo.spectra import BANDS, CLASS_OF, LEGEND, SURFACES, WATER
 from geoseg.errors import UsageError, explain
+from geoseg.files import replacing
 from geoseg.legend import Legend  # noqa: TC001 - a field of a dataclass
 from geoseg.windows import Window
 
@@ -170,7 +170,6 @@ def _clip_swath(truth: NDArray[np.uint8], image: NDArray[np.uint16]) -> None:
 
 def _write(path: Path, pixels: NDArray[np.uint8 | np.uint16], *, names: tuple[str, ...], nodata: int) -> None:
     """`pixels` (bands, rows, columns) as a tiled, deflated GeoTIFF, under its name only when complete."""
-    partial = path.with_name(f".{path.stem}.partial.tif")
     bands, height, width = pixels.shape
     profile = {
         "driver": "GTiff",
@@ -189,10 +188,6 @@ def _write(path: Path, pixels: NDArray[np.uint8 | np.uint16], *, names: tuple[st
         "predictor": 2,
         "interleave": "pixel",
     }
-    try:
-        with rasterio.open(partial, "w", **profile) as out:
-            out.write(pixels)
-            out.descriptions = names
-        os.replace(partial, path)  # noqa: PTH105
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as temporary, rasterio.open(temporary, "w", **profile) as out:
+        out.write(pixels)
+        out.descriptions = names

@@ -7,7 +7,6 @@ and reaches for no network.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_model
 
 from geoseg.errors import OutputError, PackageError, UsageError, explain
+from geoseg.files import sha256
 from geoseg.models.registry import build
 from geoseg.package import (
     CARD_NAME,
@@ -80,7 +80,7 @@ def save_package(
             patch_px=patch_px,
             overlap_px=overlap_px,
             stride_px=model.stride_px,
-            weights_sha256=sha256_of(weights),
+            weights_sha256=sha256(weights),
             licence=licence,
             provenance=dict(provenance or {}),
         )
@@ -104,12 +104,6 @@ def load_package(folder: Path, *, device: str = "cpu") -> tuple[Card, Segmenter]
     model = _empty_model(folder, card)
     _fill(model, state, weights)
     return card, model.eval().to(device)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_free(folder: Path, *, overwrite: bool) -> None:
@@ -202,7 +196,7 @@ def _check_hash(weights: Path, card: Card) -> None:
                 change="Copy the whole folder again.",
             )
         )
-    found = sha256_of(weights)
+    found = sha256(weights)
     if found != card.weights_sha256:
         raise PackageError(
             explain(

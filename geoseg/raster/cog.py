@@ -18,7 +18,7 @@ import rasterio
 import rasterio.shutil
 
 from geoseg.errors import OutputError, explain
-from geoseg.raster.files import replacing, write_text
+from geoseg.files import replacing, write_text
 from geoseg.raster.read import rio_window
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoseg.errors import ExecutionError, explain
-from geoseg.raster.files import replacing
+from geoseg.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

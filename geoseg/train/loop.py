@@ -14,12 +14,12 @@ from torch.nn import functional
 
 from geoseg.data import open_areas, read_crop, require_apart, require_one_type
 from geoseg.errors import ExecutionError, UsageError, explain
+from geoseg.files import require_writable
 from geoseg.inference import normalise
 from geoseg.legend import IGNORE_INDEX
 from geoseg.metrics import Scores, confusion
 from geoseg.models.registry import build
 from geoseg.models.store import require_free, save_package
-from geoseg.raster.files import require_writable
 from geoseg.train.record import (
     Epoch,
     TrainEvent,

@@ -124,7 +124,7 @@ def _table(
         table.add_column(name, justify=justify if i else "left")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    rich = RichConsole(width=110, no_color=True, markup=False)
+    rich = RichConsole(width=110, force_terminal=False, markup=False)
     with rich.capture() as capture:
         rich.print(table)
     return [line.rstrip() for line in capture.get().splitlines()]

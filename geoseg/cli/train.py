@@ -51,6 +51,10 @@ def command(*, console: Console, config: str, out: str, data: str | None, overwr
         f"kept epoch {result.epoch}{scored}"
     )
     console.result(document, [line])
+    if result.mean_iou is None:
+        console.note(
+            "no `validation` in the configuration: the last epoch was kept, and is scored on nothing yet"
+        )
 
 
 def show(event: TrainEvent, report: Progress, console: Console) -> None:

@@ -157,7 +157,7 @@ def test_the_module_prints_the_schema_and_stays_light() -> None:
     assert result.stdout == train_schema()
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*-unet.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_configurations_are_valid(path: Path) -> None:
     config = load(path, TrainConfig)
     assert config.inference.patch_px % 32 == config.inference.overlap_px % 32 == 0

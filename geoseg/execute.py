@@ -238,21 +238,25 @@ def _address(scheduler: str) -> str:
         raise ValueError(f"a file that names no address ({error})") from error
 
 
-def _slots(client: Any, resources: dict[str, float]) -> int:
-    """Tasks the workers that are there now can run at once; workers come and go while a job runs."""
+def _abilities(client: Any, resources: dict[str, float]) -> list[int]:
+    """Tasks each worker that is there now can run at once; 0 where it lacks a resource."""
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    able: list[int] = [
+    return [
         min([int(w["nthreads"]), *(int(w["resources"].get(k, 0) / v) for k, v in resources.items())])
         for w in workers
     ]
-    return max(1, sum(able))
+
+
+def _slots(client: Any, resources: dict[str, float]) -> int:
+    """Tasks that can run at once; workers come and go while a job runs."""
+    return max(1, sum(_abilities(client, resources)))
 
 
 def _warn_if_nobody_can(client: Any, resources: dict[str, float]) -> None:
     """Workers may join later, so waiting for them is no error; but nobody should wait without knowing."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    able = _abilities(client, resources)
     wanted = ", ".join(f"{name}={amount:g}" for name, amount in resources.items())
-    if not workers:
+    if not able:
         _log.warning("the Dask cluster has no workers: tiles wait until some join")
-    elif not any(all(w["resources"].get(k, 0) >= v for k, v in resources.items()) for w in workers):
+    elif not any(able):
         _log.warning("no worker offers %s: tiles wait for `dask worker --resources %s`", wanted, wanted)

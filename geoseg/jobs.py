@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Mapping as Map
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -21,13 +21,13 @@ from geoseg.assemble import Assembly
 from geoseg.errors import SceneError, UsageError, explain
 from geoseg.execute import Execution, open_executor, run_tasks
 from geoseg.facts import facts_of, peak_rss_mb, plan_facts, scene_facts, versions
-from geoseg.manifest import ClassShare, Counts, Manifest, job_id
+from geoseg.manifest import ClassShare, Counts, Manifest, digest, job_id
 from geoseg.matching import Mapping, require_match
 from geoseg.models.catalogue import describe
 from geoseg.package import Card, read_card
 from geoseg.products import Product
 from geoseg.tasks import DONE, PredictTask, Runtime, TileDone, predict_tile
-from geoseg.tiling import Lattice, Tile, TilePlan
+from geoseg.tiling import TILE_PX, Lattice, Tile, TilePlan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
-
-TILE_PX = 2048
-"""Default side of a tile: large against any patch, small against memory (a few hundred MB for 10 bands)."""
 
 _SUSPICIOUS_SHARE = 0.01
 # In standard deviations of the training scenes: beyond what season and place do, within a factor of 10.
@@ -165,12 +162,7 @@ def predict(
     execution = execution or Execution()
     report = on_progress or _silent
     runtime = runtime or Runtime()
-    attempt = job_id(
-        scene=prediction.job,
-        package=version("geoseg"),
-        plan={},
-        options={"device": runtime.device, "threads": runtime.threads, "batch_size": runtime.batch_size},
-    )
+    attempt = digest({"job": prediction.job, "geoseg": version("geoseg"), "runtime": asdict(runtime)})
     product = Product(folder=out.absolute(), stem=prediction.scene.name, job=prediction.job, attempt=attempt)
     complete = product.begin(overwrite=overwrite)
     if complete is not None:

@@ -95,5 +95,9 @@ def read_manifest(path: Path) -> Manifest:
 
 def job_id(*, scene: str, package: str, plan: dict[str, Any], options: dict[str, Any]) -> str:
     """SHA-256 over what determines a product: two jobs with one id have the same result."""
-    document = {"scene": scene, "package": package, "plan": plan, "options": options, "layout": 1}
+    return digest({"scene": scene, "package": package, "plan": plan, "options": options, "layout": 1})
+
+
+def digest(document: dict[str, Any]) -> str:
+    """SHA-256 over a document of plain JSON values, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

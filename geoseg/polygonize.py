@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from geoseg.assemble import Assembly
 from geoseg.errors import LabelError, OutputError, SceneError, explain
@@ -18,14 +17,12 @@ from geoseg.raster.legends import nodata_of, read_legend
 from geoseg.raster.parts import PartStore
 from geoseg.raster.scene import open_scene
 from geoseg.tasks import TileDone, TraceTask, trace_part
-from geoseg.tiling import Lattice, TilePlan
+from geoseg.tiling import TILE_PX, Lattice, TilePlan
 
 if TYPE_CHECKING:
     from geoseg.jobs import Progress
     from geoseg.legend import Legend
     from geoseg.raster.scene import Scene
-
-TILE_PX = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,11 +115,10 @@ def _trace_all(tasks: list[TraceTask], execution: Execution, report: Progress | 
 
 
 def _sum(done: list[TileDone]) -> dict[int, int]:
-    total = np.zeros(256, np.int64)
+    total: Counter[int] = Counter()
     for tile in done:
-        for class_id, count in tile.pixels.items():
-            total[class_id] += count
-    return {i: int(total[i]) for i in np.flatnonzero(total).tolist()}
+        total.update(tile.pixels)
+    return dict(sorted(total.items()))
 
 
 def _class_scene(path: Path) -> Scene:

@@ -26,6 +26,9 @@ from geoseg.windows import Window
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+TILE_PX = 2048
+"""Default side of a tile: large against any patch, small against memory (a few hundred MB for 10 bands)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:

@@ -12,10 +12,11 @@ import xarray as xr
 
 from geoseg.errors import SceneError, UsageError, explain
 from geoseg.inference import normalise, segment_tile
-from geoseg.jobs import TILE_PX, has_global_context
+from geoseg.jobs import has_global_context
 from geoseg.matching import Mapping, SceneFacts, require_match
 from geoseg.package import read_card
-from geoseg.tiling import Lattice, Tile, TilePlan
+from geoseg.raster.read import has_data
+from geoseg.tiling import TILE_PX, Lattice, Tile, TilePlan
 from geoseg.windows import Window
 
 if TYPE_CHECKING:
@@ -152,11 +153,7 @@ def _compute(  # noqa: PLR0917 - dask.delayed passes them by position
     from geoseg.models.runtime import load_predictor
 
     card, predictor = load_predictor(package, threads=threads)
-    valid = np.ones(values.shape[1:], bool)
-    if values.dtype.kind == "f":
-        valid &= np.isfinite(values).all(axis=0)
-    if nodata is not None and not np.isnan(nodata):
-        valid &= (values != nodata).all(axis=0)
+    valid = has_data(values, nodata)
     scale = 1.0 if mapping.scale is None else mapping.scale
     found = segment_tile(
         normalise(values, valid, card.bands, scale=scale, offset=mapping.offset),

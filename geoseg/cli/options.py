@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geoseg.jobs import TILE_PX, PredictOptions
+from geoseg.jobs import PredictOptions
 from geoseg.matching import Mapping
+from geoseg.tiling import TILE_PX
 
 if TYPE_CHECKING:
     from collections.abc import Callable

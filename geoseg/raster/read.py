@@ -61,7 +61,7 @@ def read_window(scene: Scene, window: Window) -> Pixels:
             rio = rio_window(window)
             values[where] = dataset.read(indexes, window=rio)
             valid &= _mask(scene, dataset, indexes, values[where], window=rio)
-    return Pixels(values=values, valid=valid & _has_data(scene, values))
+    return Pixels(values=values, valid=valid & has_data(values, scene.nodata))
 
 
 def read_overview(scene: Scene, *, longest: int) -> Pixels:
@@ -76,7 +76,7 @@ def read_overview(scene: Scene, *, longest: int) -> Pixels:
         with _opened(path, scene.window) as dataset:
             values[where] = dataset.read(indexes, **how)
             valid &= _mask(scene, dataset, indexes, values[where], **how)
-    return Pixels(values=values, valid=valid & _has_data(scene, values))
+    return Pixels(values=values, valid=valid & has_data(values, scene.nodata))
 
 
 def _by_file(scene: Scene) -> Iterator[tuple[str, list[int], list[int]]]:
@@ -86,13 +86,13 @@ def _by_file(scene: Scene) -> Iterator[tuple[str, list[int], list[int]]]:
         yield path, where, [scene.bands[i].index for i in where]
 
 
-def _has_data(scene: Scene, values: NDArray[Any]) -> NDArray[np.bool_]:
-    """(height, width): no band is NaN or infinite, or of the value the caller declared as nodata."""
+def has_data(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
+    """(height, width): True where no band is NaN, infinite, or of the value the caller declared as nodata."""
     valid = np.ones(values.shape[1:], bool)
-    if np.dtype(scene.dtype).kind == "f":
+    if values.dtype.kind == "f":
         valid &= np.isfinite(values).all(axis=0)
-    if scene.nodata is not None and not np.isnan(scene.nodata):
-        valid &= (values != scene.nodata).all(axis=0)
+    if nodata is not None and not np.isnan(nodata):
+        valid &= (values != nodata).all(axis=0)
     return valid
 
 

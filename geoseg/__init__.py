@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from geoseg.api import Model, load_model, predict
     from geoseg.errors import GeosegError
     from geoseg.execute import Execution
-    from geoseg.jobs import Outcome, PredictOptions
+    from geoseg.jobs import Outcome
     from geoseg.legend import Legend, LegendClass
     from geoseg.matching import Mapping
     from geoseg.polygonize import vectorize
+    from geoseg.prediction import PredictOptions
+    from geoseg.raster.aoi import read_aoi
+    from geoseg.raster.mosaic import open_mosaic
     from geoseg.raster.scene import Scene, open_scene, open_stack
     from geoseg.tasks import Runtime
 
@@ -32,13 +35,15 @@ _HOME = {
     "Mapping": "geoseg.matching",
     "Model": "geoseg.api",
     "Outcome": "geoseg.jobs",
-    "PredictOptions": "geoseg.jobs",
+    "PredictOptions": "geoseg.prediction",
     "Runtime": "geoseg.tasks",
     "Scene": "geoseg.raster.scene",
     "load_model": "geoseg.api",
+    "open_mosaic": "geoseg.raster.mosaic",
     "open_scene": "geoseg.raster.scene",
     "open_stack": "geoseg.raster.scene",
     "predict": "geoseg.api",
+    "read_aoi": "geoseg.raster.aoi",
     "vectorize": "geoseg.polygonize",
 }
 
@@ -54,9 +59,11 @@ __all__ = [
     "Runtime",
     "Scene",
     "load_model",
+    "open_mosaic",
     "open_scene",
     "open_stack",
     "predict",
+    "read_aoi",
     "vectorize",
 ]
 

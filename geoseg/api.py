@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 
 from geoseg import jobs
 from geoseg.package import Card, read_card
+from geoseg.prediction import PredictOptions, prepare
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from geoseg.execute import Execution
     from geoseg.inference import Predictor
+    from geoseg.raster.aoi import Aoi
     from geoseg.raster.scene import Scene
     from geoseg.tasks import Runtime
 
@@ -20,10 +24,11 @@ if TYPE_CHECKING:
 class Model:
     """A model package: where it is and what it says about itself. Weights are loaded where they are used."""
 
-    folder: Path
+    path: Path
+    """A folder, or one ONNX file."""
     card: Card
 
-    def predictor(self, *, device: str = "auto", threads: int | None = None) -> Predictor:
+    def predictor(self, *, runtime: str = "torch", device: str = "auto", cores: int = 1) -> Predictor:
         """The network, ready to run in this process: (n, bands, h, w) float32 to logits (n, classes, h, w).
 
         Raises:
@@ -31,25 +36,26 @@ class Model:
         """
         from geoseg.models.runtime import load_predictor
 
-        return load_predictor(self.folder, device=device, threads=threads)[1]
+        return load_predictor(self.path, runtime=runtime, device=device, cores=cores)[1]
 
 
-def load_model(folder: str | Path) -> Model:
-    """The model package in `folder`.
+def load_model(package: str | Path) -> Model:
+    """The model package: a folder, or an ONNX file that `geoseg export` wrote.
 
     Raises:
         PackageError: there is none, or its card is not valid.
     """
-    path = Path(folder)
-    return Model(folder=path, card=read_card(path))
+    path = Path(package)
+    return Model(path=path, card=read_card(path))
 
 
 def predict(
     scene: Scene,
-    model: Model,
+    model: Model | Sequence[Model],
     out: str | Path,
     *,
-    options: jobs.PredictOptions | None = None,
+    options: PredictOptions | None = None,
+    aoi: Aoi | None = None,
     execution: Execution | None = None,
     runtime: Runtime | None = None,
     overwrite: bool = False,
@@ -59,18 +65,21 @@ def predict(
 
     Args:
         scene: from `open_scene` or `open_stack`.
-        model: from `load_model`.
+        model: from `load_model`; several of them vote.
         out: folder, made if need be.
         options: patch, overlap and tile size, stitching, which products, declared units.
+        aoi: from `geoseg.raster.aoi.read_aoi`; the map is cut to it.
         execution: one thread (default), threads, worker processes or a Dask cluster.
-        runtime: device, CPU threads, batch size.
+        runtime: what runs the network, and where.
         overwrite: replace what another job has written under the same names.
         on_progress: called with (what, done, total).
 
     Raises:
         GeosegError: see `geoseg.errors`; nothing half-written is left under a final name.
     """
-    prediction = jobs.prepare(scene, model.folder, options or jobs.PredictOptions())
+    models = [model] if isinstance(model, Model) else model
+    packages = [m.path for m in models]
+    prediction = prepare(scene, packages, options or PredictOptions(), aoi=aoi)
     return jobs.predict(
         prediction,
         Path(out),

@@ -56,7 +56,8 @@ class Execution:
     workers: int = 0
     """0: threads of this process, unless `scheduler` is given. N > 0: N Dask worker processes."""
     threads: int = field(default_factory=default_threads)
-    """Concurrent tile threads in this process when there are no worker processes; 1 runs in line."""
+    """Cores this process uses when there are no worker processes. Tiles have one thread more than that, so
+    that one is read or written while others are computed; 1 runs all in line."""
     scheduler: str | None = None
     """Address (tcp://host:port) or scheduler file of a running Dask cluster."""
     resources: tuple[tuple[str, float], ...] = ()
@@ -103,8 +104,9 @@ def open_executor(execution: Execution) -> Iterator[tuple[Executor, Slots]]:
     if execution.kind == "serial":
         yield InlineExecutor(), lambda: 1
     elif execution.kind == "threads":
-        with ThreadPoolExecutor(execution.threads, thread_name_prefix="geoseg-tile") as pool:
-            yield pool, lambda: execution.threads
+        tiles = execution.threads + 1
+        with ThreadPoolExecutor(tiles, thread_name_prefix="geoseg-tile") as pool:
+            yield pool, lambda: tiles
     else:
         with _client(execution) as client:
             _log.info("dask dashboard: %s", client.dashboard_link)

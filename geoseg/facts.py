@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,14 +34,16 @@ def facts_of(scene: Scene) -> SceneFacts:
 
 def plan_facts(plan: TilePlan) -> dict[str, Any]:
     """The plan in numbers, for manifests and people."""
-    rows, cols = plan.lattice.shape
+    window = plan.window
     return {
         "patch_px": plan.lattice.rows.patch_px,
         "overlap_px": plan.lattice.rows.overlap_px,
         "stride_px": plan.lattice.rows.stride_px,
         "tile_px": plan.tile_px,
+        "blend": plan.blend,
+        "window": [window.row, window.col, window.height, window.width],
         "tiles": len(plan),
-        "patches": rows * cols,
+        "patches": plan.patches,
         "duplication": round(plan.duplication, 4),
     }
 
@@ -63,6 +67,15 @@ def versions(*packages: str) -> dict[str, str]:
     """Versions of Python, geoseg and the packages named."""
     found = {name: version(name) for name in ("geoseg", *packages)}
     return {"python": platform.python_version(), **found}
+
+
+def memory_bytes() -> int:
+    """Memory this process may use: the machine's, or the limit of its control group."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text("ascii")))
+    except (OSError, ValueError):  # another system, or "max"
+        return total
 
 
 def peak_rss_mb() -> int:

@@ -6,29 +6,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
 from geoseg.errors import ExecutionError, explain
 from geoseg.legend import IGNORE_INDEX
+from geoseg.package import AffineStep, ClipStep, LogStep
 from geoseg.stitch import (
     CONFIDENCE_NODATA,
+    PROBABILITY_SCALE,
+    Confidence,
     blend_weights,
+    certainty,
     decide,
     percent,
+    scaled,
     softmax,
-    top_probability,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from geoseg.package import Band
+    from geoseg.package import Band, Step
     from geoseg.tiling import Patch, Tile
     from geoseg.windows import Window
+
+Views = Literal["one", "flips", "all"]
+"""How a patch is shown to the network: as it is; also mirrored both ways; in all eight orientations."""
+VIEWS: tuple[Views, ...] = get_args(Views)
+_TURNS: dict[Views, tuple[tuple[int, bool], ...]] = {
+    "one": ((0, False),),
+    "flips": ((0, False), (0, True), (2, False), (2, True)),
+    "all": tuple((quarter, mirrored) for mirrored in (False, True) for quarter in range(4)),
+}
+"""Quarter turns, and whether the patch is mirrored left to right before."""
 
 
 class Predictor(Protocol):
@@ -38,14 +52,59 @@ class Predictor(Protocol):
         """Logits of each image of the batch, of the same height and width."""
 
 
+@runtime_checkable
+class DecidingPredictor(Protocol):
+    """A network on a device that can decide there, so that only the decision has to travel."""
+
+    def decide(
+        self, batch: NDArray[np.float32], confidence: Confidence | None, /
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """Class index and confidence percent, both (n, h, w), as `geoseg.stitch.decide` gives them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A network and how it wants its input; several of them vote."""
+
+    predictor: Predictor
+    bands: tuple[Band, ...]
+    """Normalisation of each channel, in the network's order."""
+    where: tuple[int, ...]
+    """Which of the scene's bands each channel is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is wanted of a tile, and how patches are put together."""
+
+    classes: int
+    """Number of classes the networks score."""
+    blend: bool = False
+    """Weigh all patches over a pixel instead of taking the one whose support it is in."""
+    confidence: Confidence | None = "probability"
+    """None: none is computed."""
+    probabilities: bool = False
+    """Also the probability of every class."""
+    views: Views = "one"
+    """Test-time augmentation: the mean of the probabilities of several views decides."""
+    batch_size: int = 1
+    """Patches given to a network at once."""
+    scale: float = 1.0
+    """Factor from the scene's units to the model's."""
+    offset: float = 0.0
+    """Added after scaling."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TileClasses:
     """What a tile decided about its core."""
 
     index: NDArray[np.uint8]
     """Class index (height, width); IGNORE_INDEX where the scene has no data."""
-    confidence: NDArray[np.uint8]
-    """Probability of that class in percent, 0..100; CONFIDENCE_NODATA where the scene has no data."""
+    confidence: NDArray[np.uint8] | None
+    """How sure that is in percent, 0..100; CONFIDENCE_NODATA where the scene has no data."""
+    probabilities: NDArray[np.uint8] | None
+    """(classes, height, width), PROBABILITY_SCALE for 1; CONFIDENCE_NODATA where the scene has no data."""
     patches: int
     """Patches the network was given."""
 
@@ -58,133 +117,258 @@ def normalise(
     scale: float = 1.0,
     offset: float = 0.0,
 ) -> NDArray[np.float32]:
-    """(values * scale + offset - mean) / std per band, float32; 0, the mean, where not valid.
+    """Values * scale + offset, each band's steps, then (x - mean) / std, float32; 0 where not valid.
 
     Args:
         values: (bands, height, width) in the scene's type.
         valid: (height, width), True where all bands have data.
-        bands: mean and standard deviation per band, in order.
+        bands: steps, mean and standard deviation per band, in order.
         scale: factor from the scene's units to the model's.
         offset: added after scaling.
     """
-    gain = np.array([scale / b.std for b in bands])[:, None, None]
-    shift = np.array([(offset - b.mean) / b.std for b in bands])[:, None, None]
     out = values.astype(np.float32)
-    with np.errstate(invalid="ignore", over="ignore"):  # undefined pixels may hold anything, NaN included
-        out *= gain.astype(np.float32)
-        out += shift.astype(np.float32)
-    out[:, ~valid] = 0
+    # Undefined pixels may hold anything, NaN included.
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        for x, band in zip(out, bands, strict=True):
+            gain, shift = scale, offset
+            for step in band.steps:
+                if isinstance(step, AffineStep):  # gains and shifts in a row are one
+                    gain, shift = gain * step.gain, shift * step.gain + step.offset
+                    continue
+                _affine(x, gain, shift)
+                _apply(step, x)
+                gain, shift = 1.0, 0.0
+            _affine(x, gain / band.std, (shift - band.mean) / band.std)
+    if not valid.all():
+        np.copyto(out, np.float32(0), where=~valid)
     return out
 
 
+def _affine(x: NDArray[np.float32], gain: float, shift: float) -> None:
+    if gain != 1.0:
+        x *= np.float32(gain)
+    if shift != 0.0:
+        x += np.float32(shift)
+
+
+def _apply(step: Step, x: NDArray[np.float32]) -> None:
+    if isinstance(step, LogStep):
+        np.log(x, out=x)
+    elif isinstance(step, ClipStep):
+        np.clip(x, np.float32(step.min), np.float32(step.max), out=x)
+    else:  # a sigmoid: 1 / (1 + exp(-x))
+        np.negative(x, out=x)
+        np.exp(x, out=x)
+        x += np.float32(1)
+        np.reciprocal(x, out=x)
+
+
 def segment_tile(
-    pixels: NDArray[np.float32],
+    values: NDArray[Any],
     valid: NDArray[np.bool_],
     tile: Tile,
-    predictor: Predictor,
+    members: Sequence[Member],
+    request: Request,
     *,
     origin: Window,
-    classes: int,
-    blend: bool = False,
-    batch_size: int = 1,
+    mask: NDArray[np.bool_] | None = None,
 ) -> TileClasses:
     """Classes of the tile's core.
 
     Args:
-        pixels: (bands, height, width), normalised, of the window `origin`; 0 where not valid.
-        valid: (height, width) of the window `origin`.
+        values: (bands, height, width) in the scene's type, of the window `origin`.
+        valid: (height, width) of the window `origin`, True where there is data.
         tile: where its patches are and which pixels it owns.
-        predictor: the network.
-        origin: the window of the scene that `pixels` holds: the tile's reach inside the scene.
-        classes: number of classes the predictor scores.
-        blend: weigh all patches over a pixel instead of taking the one whose support it is in.
-        batch_size: patches given to the network at once.
+        members: the networks: one, or several whose mean probability decides.
+        request: what is wanted.
+        origin: the window of the scene that `values` holds: the tile's reach inside the scene.
+        mask: (height, width) of the core, True where an answer is wanted; None: everywhere. The network sees
+            what lies outside it all the same.
 
     Raises:
-        ExecutionError: the network returned another shape than promised, or scores that are not finite.
+        ExecutionError: a network returned another shape than promised, or scores that are not finite.
     """
-    core_valid = valid[tile.core.slices(origin=origin)]
-    wanted = [p for p in tile.patches if valid[_inside(p, blend, origin)].any()] if core_valid.any() else []
-    scored = _score(wanted, pixels, predictor, origin=origin, classes=classes, batch_size=batch_size)
-    index, confidence = (_blended if blend else _centred)(scored, tile.core, classes)
-    index[~core_valid] = IGNORE_INDEX
-    confidence[~core_valid] = CONFIDENCE_NODATA
-    return TileClasses(index=index, confidence=confidence, patches=len(wanted))
+    answered = valid[tile.core.slices(origin=origin)]
+    if mask is not None:
+        answered = answered & mask
+    core, step = tile.core, request.batch_size
+    patches = [p for p in tile.patches if answered[_say(p, core, request).slices(origin=core)].any()]
+    seen = _Seen(values=values, valid=valid, origin=origin, request=request)
+    canvas = _Canvas(core, request)
+    for group in (patches[i : i + step] for i in range(0, len(patches), step)):
+        _label(group, seen, members, canvas)
+    return canvas.finish(answered, patches=len(patches))
 
 
-def _inside(patch: Patch, blend: bool, origin: Window) -> tuple[slice, slice]:  # noqa: FBT001
-    """Where a patch has a say, as slices of the arrays of `origin`."""
-    return (patch.window if blend else patch.support).intersect(origin).slices(origin=origin)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """The pixels a tile reads."""
 
+    values: NDArray[Any]
+    valid: NDArray[np.bool_]
+    origin: Window
+    request: Request
 
-def _score(
-    patches: Sequence[Patch],
-    pixels: NDArray[np.float32],
-    predictor: Predictor,
-    *,
-    origin: Window,
-    classes: int,
-    batch_size: int,
-) -> Iterator[tuple[Patch, NDArray[np.float32]]]:
-    """Each patch with its logits (classes, h, w). All patches of a scene have one shape."""
-    for group in (patches[i : i + batch_size] for i in range(0, len(patches), batch_size)):
-        batch = np.stack([_cut(pixels, patch.window, origin) for patch in group])
-        scores = predictor(batch)
-        expected = (len(group), classes, *group[0].window.shape)
-        if scores.shape != expected or not np.isfinite(scores).all():
-            found = f"shape {scores.shape}" if scores.shape != expected else "scores that are not finite"
-            raise ExecutionError(
-                explain(
-                    "the network's answer cannot be used",
-                    at=f"patch at {group[0].window}",
-                    expected=f"finite scores of shape {expected}",
-                    found=found,
-                    change="Check that the package's weights and normalisation belong together.",
-                )
+    def batch(self, group: Sequence[Patch], member: Member) -> NDArray[np.float32]:
+        """What the network is given: (n, bands, h, w), for all patches of a scene have one shape.
+
+        Past the scene's end, where a patch is padded to the stride, there are zeros.
+        """
+        batch = np.zeros((len(group), len(member.bands), *group[0].window.shape), np.float32)
+        everything = member.where == tuple(range(len(self.values)))
+        for out, patch in zip(batch, group, strict=True):
+            inside = patch.window.intersect(self.origin)
+            rows, cols = inside.slices(origin=self.origin)
+            cut = self.values[:, rows, cols]
+            out[:, : inside.height, : inside.width] = normalise(
+                cut if everything else cut[list(member.where)],
+                self.valid[rows, cols],
+                member.bands,
+                scale=self.request.scale,
+                offset=self.request.offset,
             )
-        yield from zip(group, scores, strict=True)
+        return batch
 
 
-def _cut(pixels: NDArray[np.float32], window: Window, origin: Window) -> NDArray[np.float32]:
-    """The window's pixels; past the scene's end, where a patch is padded to the stride, zeros."""
-    inside = window.intersect(origin)
-    rows, cols = inside.slices(origin=origin)
-    cut = pixels[:, rows, cols]
-    short = (window.height - inside.height, window.width - inside.width)
-    return np.pad(cut, ((0, 0), (0, short[0]), (0, short[1]))) if any(short) else cut
+def _say(patch: Patch, core: Window, request: Request) -> Window:
+    """The part of the core in which a patch has a say."""
+    return (patch.window if request.blend else patch.support).intersect(core)
 
 
-def _centred(
-    scored: Iterable[tuple[Patch, NDArray[np.float32]]], core: Window, _classes: int
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Each pixel decided by the patch whose support it lies in."""
-    index = np.full(core.shape, IGNORE_INDEX, np.uint8)
-    confidence = np.full(core.shape, CONFIDENCE_NODATA, np.uint8)
-    for patch, scores in scored:
-        rows, cols = patch.support.slices(origin=patch.window)
-        mine = scores[:, rows, cols]
-        where = patch.support.slices(origin=core)
-        index[where] = decide(mine)
-        confidence[where] = percent(top_probability(mine))
-    return index, confidence
+def _label(group: Sequence[Patch], seen: _Seen, members: Sequence[Member], canvas: _Canvas) -> None:
+    """Put what the networks say about a group of patches on the canvas."""
+    request = canvas.request
+    turns = _TURNS[request.views]
+    first = members[0].predictor
+    alone = len(members) == 1 and len(turns) == 1
+    if alone and not request.blend and not request.probabilities:
+        batch = seen.batch(group, members[0])
+        if isinstance(first, DecidingPredictor):
+            canvas.put_decided(group, *first.decide(batch, request.confidence))
+        else:
+            canvas.put_logits(group, _checked(first(batch), group, request))
+        return
+    votes = len(members) * len(turns)
+    mean = None
+    for member in members:
+        batch = seen.batch(group, member)
+        for turn in turns:
+            logits = _checked(_turned_back(member.predictor(_turned(batch, turn)), turn), group, request)
+            probabilities = np.stack([softmax(scores) for scores in logits])
+            mean = probabilities if mean is None else np.add(mean, probabilities, out=mean)
+    if mean is not None:
+        canvas.put_probabilities(group, mean if votes == 1 else mean / np.float32(votes))
 
 
-def _blended(
-    scored: Iterable[tuple[Patch, NDArray[np.float32]]], core: Window, classes: int
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Each pixel decided by the weighted mean probability of all patches over it.
+def _turned(batch: NDArray[np.float32], turn: tuple[int, bool]) -> NDArray[np.float32]:
+    quarters, mirrored = turn
+    seen = batch[..., ::-1] if mirrored else batch
+    return np.ascontiguousarray(np.rot90(seen, quarters, axes=(2, 3)))
 
-    Patches come row by row whatever the tile, so a pixel's sum is formed in the same order everywhere.
-    """
-    total = np.zeros((classes, *core.shape), np.float32)
-    weight = np.zeros(core.shape, np.float32)
-    for patch, scores in scored:
-        both = patch.window.intersect(core)
-        rows, cols = both.slices(origin=patch.window)
-        w = blend_weights(patch.window.shape)[rows, cols]
-        where = both.slices(origin=core)
-        total[(slice(None), *where)] += softmax(scores[:, rows, cols]) * w
-        weight[where] += w
-    top = total.max(axis=0)
-    confidence = percent(np.divide(top, weight, out=np.zeros_like(top), where=weight > 0))
-    return decide(total), confidence
+
+def _turned_back(scores: NDArray[np.float32], turn: tuple[int, bool]) -> NDArray[np.float32]:
+    quarters, mirrored = turn
+    upright = np.rot90(scores, -quarters, axes=(2, 3))
+    return upright[..., ::-1] if mirrored else upright
+
+
+def _checked(scores: NDArray[np.float32], group: Sequence[Patch], request: Request) -> NDArray[np.float32]:
+    expected = (len(group), request.classes, *group[0].window.shape)
+    if scores.shape != expected:
+        raise _useless(group, expected, f"shape {scores.shape}")
+    return scores
+
+
+def _useless(group: Sequence[Patch], expected: object, found: str) -> ExecutionError:
+    return ExecutionError(
+        explain(
+            "the network's answer cannot be used",
+            at=f"patch at {group[0].window}",
+            expected=f"finite scores of shape {expected}",
+            found=found,
+            change="Check that the package's weights and normalisation belong together.",
+        )
+    )
+
+
+class _Canvas:
+    """The core of a tile while patches are put on it."""
+
+    def __init__(self, core: Window, request: Request) -> None:
+        self.core = core
+        self.request = request
+        shape, classes = core.shape, request.classes
+        keep = request.blend or request.probabilities
+        self._index = np.full(shape, IGNORE_INDEX, np.uint8)
+        self._confidence = np.full(shape, CONFIDENCE_NODATA, np.uint8) if request.confidence else None
+        self._total = np.zeros((classes, *shape), np.float32) if keep else None
+        self._weight = np.zeros(shape, np.float32) if request.blend else None
+
+    def put_decided(
+        self, group: Sequence[Patch], index: NDArray[np.uint8], confidence: NDArray[np.uint8] | None
+    ) -> None:
+        """What a device has decided, each (n, h, w)."""
+        for i, (patch, there, here) in enumerate(self._places(group)):
+            if index[i].shape != patch.window.shape:
+                raise _useless(group, patch.window.shape, f"decisions of shape {index[i].shape}")
+            self._index[here] = index[i][there]
+            if self._confidence is not None and confidence is not None:
+                self._confidence[here] = confidence[i][there]
+
+    def put_logits(self, group: Sequence[Patch], logits: NDArray[np.float32]) -> None:
+        """Logits (n, classes, h, w), of which each patch decides its support."""
+        for scores, (_, there, here) in zip(logits, self._places(group), strict=True):
+            decision = decide(scores[(slice(None), *there)], confidence=self.request.confidence)
+            if not decision.finite:
+                raise _useless(group, logits.shape, "scores that are not finite")
+            self._index[here] = decision.index
+            if self._confidence is not None and decision.confidence is not None:
+                self._confidence[here] = decision.confidence
+
+    def put_probabilities(self, group: Sequence[Patch], mean: NDArray[np.float32]) -> None:
+        """Probabilities (n, classes, h, w).
+
+        Patches come row by row whatever the tile, so a pixel's sum is formed in the same order everywhere.
+        """
+        for probability, (patch, there, here) in zip(mean, self._places(group), strict=True):
+            mine = probability[(slice(None), *there)]
+            if not np.isfinite(mine).all():
+                raise _useless(group, mean.shape, "scores that are not finite")
+            if self._total is None:
+                self._settle(here, mine)
+            elif self._weight is None:
+                self._total[(slice(None), *here)] = mine
+            else:
+                weight = blend_weights(patch.window.shape)[there]
+                self._total[(slice(None), *here)] += mine * weight
+                self._weight[here] += weight
+
+    def finish(self, answered: NDArray[np.bool_], *, patches: int) -> TileClasses:
+        """The tile's classes; nothing where no answer is due."""
+        if self._weight is not None and self._total is not None:
+            self._total /= np.maximum(self._weight, np.finfo(np.float32).tiny)
+        if self._total is not None:
+            self._settle((slice(None), slice(None)), self._total)
+        self._index[~answered] = IGNORE_INDEX
+        if self._confidence is not None:
+            self._confidence[~answered] = CONFIDENCE_NODATA
+        probabilities = None
+        if self.request.probabilities and self._total is not None:
+            probabilities = scaled(self._total, PROBABILITY_SCALE)
+            probabilities[:, ~answered] = CONFIDENCE_NODATA
+        return TileClasses(
+            index=self._index, confidence=self._confidence, probabilities=probabilities, patches=patches
+        )
+
+    def _settle(self, here: tuple[slice, slice], probability: NDArray[np.float32]) -> None:
+        self._index[here] = decide(probability).index
+        if self._confidence is not None and self.request.confidence is not None:
+            self._confidence[here] = percent(certainty(probability, self.request.confidence))
+
+    def _places(
+        self, group: Sequence[Patch]
+    ) -> Iterator[tuple[Patch, tuple[slice, slice], tuple[slice, slice]]]:
+        """Each patch, where in it lies what it has a say in, and where on the canvas."""
+        for patch in group:
+            say = _say(patch, self.core, self.request)
+            yield patch, say.slices(origin=patch.window), say.slices(origin=self.core)

@@ -6,98 +6,40 @@ prepare (nothing is written) -> tiles on any executor -> assemble -> manifest, l
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Map
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from geoseg import findings, seams
 from geoseg.assemble import Assembly
-from geoseg.errors import SceneError, UsageError, explain
-from geoseg.execute import Execution, open_executor, run_tasks
-from geoseg.facts import facts_of, peak_rss_mb, plan_facts, scene_facts, versions
-from geoseg.manifest import ClassShare, Counts, Manifest, digest, job_id
-from geoseg.matching import Mapping, require_match
-from geoseg.models.catalogue import describe
-from geoseg.package import Card, read_card
+from geoseg.choice import Choice, choose_for, reference_of
+from geoseg.errors import SceneError, explain
+from geoseg.execute import Execution, default_threads, open_executor, run_tasks
+from geoseg.facts import memory_bytes, peak_rss_mb, plan_facts, scene_facts, versions
+from geoseg.manifest import Manifest, digest
 from geoseg.products import Product
-from geoseg.tasks import DONE, PredictTask, Runtime, TileDone, predict_tile
-from geoseg.tiling import TILE_PX, Lattice, Tile, TilePlan
+from geoseg.raster.artefacts import score_grid
+from geoseg.tasks import DONE, MemberTask, PredictTask, Runtime, TileDone, predict_tile
+from geoseg.windows import Window
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from geoseg.legend import Legend
+    from geoseg.assemble import ProductKind
+    from geoseg.prediction import Prediction
     from geoseg.raster.parts import PartStore
     from geoseg.raster.scene import Scene
+    from geoseg.tiling import Tile
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
-_SUSPICIOUS_SHARE = 0.01
-# In standard deviations of the training scenes: beyond what season and place do, within a factor of 10.
-_FAR_MEAN, _WIDE, _NARROW = 4.0, 5.0, 0.02
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PredictOptions:
-    """What may be chosen for a prediction; None takes the package's own value."""
-
-    patch_px: int | None = None
-    overlap_px: int | None = None
-    tile_px: int = TILE_PX
-    blend: bool | None = None
-    """Weigh overlapping patches instead of splitting overlaps at their midpoint; None: only for networks
-    with global context, whose scores depend on where in the patch a pixel lies, however wide the overlap."""
-    confidence: bool = True
-    """Write the confidence raster."""
-    polygons: bool = True
-    """Write the GeoPackage."""
-    mapping: Mapping = field(default_factory=Mapping)
-
-    def __post_init__(self) -> None:
-        for name, size in (("patch", self.patch_px), ("tile", self.tile_px)):
-            if size is not None and size < 1:
-                raise UsageError(f"the {name} size must be at least 1 px, not {size}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """A scene matched with a package and planned; nothing has been computed."""
-
-    scene: Scene
-    """Its bands are the package's, in the package's order."""
-    package: Path
-    card: Card
-    plan: TilePlan
-    options: PredictOptions
-
-    @cached_property
-    def job(self) -> str:
-        """Id of this job: equal ids mean equal products."""
-        return job_id(
-            scene=self.scene.fingerprint,
-            package=self.card.fingerprint,
-            plan=plan_facts(self.plan),
-            options=self.option_facts,
-        )
-
-    @property
-    def option_facts(self) -> dict[str, Any]:
-        """The options that shape the product, for the manifest."""
-        mapping = self.options.mapping
-        return {
-            "blend": self.plan.blend,
-            "confidence": self.options.confidence,
-            "polygons": self.options.polygons,
-            "scale": mapping.scale,
-            "offset": mapping.offset,
-        }
+_SHARE_OF_MEMORY = 0.5
+"""Of what this machine has, that network calls may take together where the user says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,31 +55,84 @@ class Outcome:
     """Tiles finished by an earlier, interrupted run."""
 
 
-def prepare(scene: Scene, package: Path, options: PredictOptions) -> Prediction:
-    """The scene matched with the package and cut into tiles. Reads headers only.
+def settle(prediction: Prediction, runtime: Runtime, execution: Execution) -> tuple[Runtime, Choice | None]:
+    """The runtime as workers get it: its name, and how many cores and network calls each process has.
 
     Raises:
-        PackageError: the package cannot be trusted.
-        MismatchError: the scene is not what the package was made for.
-        UsageError: patch or overlap do not fit the network's stride.
+        GeosegError: not even the reference runtime can run the network.
     """
-    card = read_card(package)
-    require_match(card, facts_of(scene), options.mapping)
-    lattice = Lattice.of(
-        scene.window.shape,
-        patch_px=card.patch_px if options.patch_px is None else options.patch_px,
-        overlap_px=card.overlap_px if options.overlap_px is None else options.overlap_px,
-        stride_px=card.stride_px,
+    choice = _choose(prediction, runtime, execution) if runtime.name == "auto" else None
+    name = runtime.name if choice is None else choice.name
+    if execution.kind in ("processes", "cluster"):
+        return replace(runtime, name=name, cores=1, calls=1), choice
+    need = prediction.call_bytes
+    memory = prediction.options.memory or int(_SHARE_OF_MEMORY * memory_bytes())
+    calls = None if need is None else max(1, memory // need)
+    return replace(runtime, name=name, cores=execution.threads, calls=calls), choice
+
+
+def _choose(prediction: Prediction, runtime: Runtime, execution: Execution) -> Choice:
+    reference = reference_of(prediction.card)
+    if len(prediction.cards) > 1:
+        return Choice(name=reference, reason="several networks vote: name a runtime to use another")
+    if execution.kind == "cluster":
+        return Choice(name=reference, reason="workers of a cluster may lack others: name one to use it")
+    return choose_for(
+        prediction.scene,
+        prediction.packages[0],
+        prediction.card,
+        prediction.plan,
+        device=runtime.device,
+        cores=execution.workers or execution.threads,
+        mapping=prediction.options.mapping,
     )
-    blend = has_global_context(card) if options.blend is None else options.blend
-    plan = TilePlan(lattice=lattice, tile_px=options.tile_px, blend=blend)
-    matched = scene.select(card.band_names)
-    return Prediction(scene=matched, package=package.resolve(), card=card, plan=plan, options=options)
 
 
-def has_global_context(card: Card) -> bool:
-    """True when the package's architecture pools or attends over the whole patch."""
-    return describe(card.architecture.name).context == "global"
+def tile_tasks(
+    prediction: Prediction,
+    store: PartStore,
+    runtime: Runtime,
+    *,
+    only: Sequence[tuple[int, int]] | None = None,
+) -> Iterator[PredictTask]:
+    """One task per tile, or for the tiles `only` (row, column), for `geoseg.tasks.predict_tile`."""
+    places = only if only is not None else [(tile.row, tile.col) for tile in prediction.plan]
+    members = tuple(
+        MemberTask(package=path, fingerprint=card.fingerprint)
+        for path, card in zip(prediction.packages, prediction.cards, strict=True)
+    )
+    for row, col in places:
+        tile = prediction.plan.tile(row, col)
+        yield PredictTask(
+            scene=prediction.scene,
+            members=members,
+            tile=tile,
+            place=_place(prediction, tile),
+            request=prediction.request,
+            runtime=runtime,
+            store=store,
+            polygons=prediction.options.polygons,
+            aoi=prediction.aoi,
+        )
+
+
+def _place(prediction: Prediction, tile: Tile) -> Window:
+    """The tile's core in the product."""
+    whole, core = prediction.plan.window, tile.core
+    return Window(core.row - whole.row, core.col - whole.col, core.height, core.width)
+
+
+def assembly(prediction: Prediction, store: PartStore) -> Assembly:
+    """The parts in `store` and what is needed to make products of them."""
+    return Assembly(
+        store=store,
+        cores={_place(prediction, tile): (tile.row, tile.col) for tile in prediction.plan},
+        geobox=prediction.geobox,
+        legend=prediction.card.legend,
+        tags=_tags(prediction),
+        confidence=prediction.options.confidence or "confidence",
+        threads=default_threads(),
+    )
 
 
 def predict(
@@ -161,45 +156,53 @@ def predict(
     """
     execution = execution or Execution()
     report = on_progress or _silent
-    runtime = runtime or Runtime()
-    attempt = digest({"job": prediction.job, "geoseg": version("geoseg"), "runtime": asdict(runtime)})
-    product = Product(folder=out.absolute(), stem=prediction.scene.name, job=prediction.job, attempt=attempt)
-    complete = product.begin(overwrite=overwrite)
+    product = Product(folder=out.absolute(), stem=prediction.scene.name, job=prediction.job)
+    complete = None if overwrite else product.finished()
     if complete is not None:
         return Outcome(manifest=complete, path=product.manifest, fresh=False)
     clock = _Clock()
+    runtime, choice = settle(prediction, runtime or Runtime(), execution)
+    clock.lap("choose")
+    product = replace(product, attempt=_attempt(prediction, runtime))
+    product.begin(overwrite=overwrite)
     done, reused = _run_tiles(prediction, product, execution, runtime, report)
     clock.lap("tiles")
-    counts = _counts(done, prediction.card.legend)
+    counts = findings.count(done, prediction.card.legend)
     if counts.valid == 0:
         raise _nothing_valid(prediction.scene, product)
     product.reopen()
     polygons = _write_products(prediction, product, report)
+    score = score_grid(
+        product.path("classes"), seams.Grid.of(prediction.plan), nodata=prediction.card.legend.nodata
+    )
     clock.lap("assemble")
     manifest = Manifest(
         job=prediction.job,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         scene=scene_facts(prediction.scene),
-        package={
-            "folder": str(prediction.package),
-            "fingerprint": prediction.card.fingerprint,
-            "weights_sha256": prediction.card.weights_sha256,
-        },
+        package=_package_facts(prediction),
         plan=plan_facts(prediction.plan),
         options=prediction.option_facts,
-        execution=_execution_facts(execution, runtime, done, reused),
+        execution=_execution_facts(execution, runtime, choice, done, reused=reused),
         versions=versions("torch", "segmentation-models-pytorch", "dask", "rasterio", "numpy"),
         counts=counts,
         polygons=polygons,
+        seams=None if score is None else asdict(score),
         seconds=clock.laps,
         warnings=(
-            *_undeclared_nodata(done, counts.valid),
-            *_unlike_training(done, prediction.card, counts.valid),
+            *findings.warnings_of(done, prediction.card),
+            *filter(None, [seams.warning(score)]),
         ),
         outputs=product.outputs(),
     )
     product.complete(manifest)
     return Outcome(manifest=manifest, path=product.manifest, fresh=True, reused_tiles=reused)
+
+
+def _attempt(prediction: Prediction, runtime: Runtime) -> str:
+    """Attempts that run the network in the same way share parts; on how many cores does not matter."""
+    same = {k: v for k, v in asdict(runtime).items() if k not in ("cores", "calls")}
+    return digest({"job": prediction.job, "geoseg": version("geoseg"), "runtime": same})
 
 
 def _run_tiles(
@@ -220,22 +223,7 @@ def _run_tiles(
     report("tiles", reused, total)
     if not todo:
         return done, reused
-    mapping = prediction.options.mapping
-    tasks = (
-        PredictTask(
-            scene=prediction.scene,
-            package=prediction.package,
-            fingerprint=prediction.card.fingerprint,
-            tile=prediction.plan.tile(row, col),
-            blend=prediction.plan.blend,
-            scale=1.0 if mapping.scale is None else mapping.scale,
-            offset=mapping.offset,
-            runtime=runtime,
-            store=store,
-            polygons=prediction.options.polygons,
-        )
-        for row, col in todo
-    )
+    tasks = tile_tasks(prediction, store, runtime, only=todo)
     with open_executor(execution) as (executor, slots):
         for result in run_tasks(executor, predict_tile, tasks, slots=slots):
             done.append(result)
@@ -249,75 +237,27 @@ def _recall(store: PartStore, tile: Tile) -> TileDone | None:
     return None if arrays is None else TileDone.from_array(arrays[DONE])
 
 
-def _counts(done: list[TileDone], legend: Legend) -> Counts:
-    pixels: Counter[int] = Counter()
-    area: Counter[int] = Counter()
-    # In tile order, whatever order they finished in: the same sums to the last bit.
-    for tile in sorted(done, key=lambda t: (t.row, t.col)):
-        pixels.update(tile.pixels)
-        area.update(tile.area_m2)  # counters add floats just as well
-    shares = tuple(
-        ClassShare(id=c.id, name=c.name, pixels=pixels[c.id], area_m2=float(area[c.id]))
-        for c in legend.classes
-    )
-    nodata = pixels[legend.nodata]
-    return Counts(valid=sum(pixels.values()) - nodata, nodata=nodata, classes=shares)
-
-
-def _undeclared_nodata(done: list[TileDone], valid: int) -> tuple[str, ...]:
-    """A warning where much of the scene is one extreme value that nothing declares as nodata."""
-    found: Counter[int] = Counter()
-    for tile in done:
-        found.update(tile.suspects)
-    return tuple(
-        f"{100 * count / valid:.1f} % of the pixels hold {value} in every band and were given a class, for "
-        f"nothing declares {value} as nodata; if it is, predict again with --nodata {value} --overwrite"
-        for value, count in sorted(found.items())
-        if count > _SUSPICIOUS_SHARE * valid
-    )
-
-
-def _unlike_training(done: list[TileDone], card: Card, valid: int) -> tuple[str, ...]:
-    """A warning where the scene's values are far from those the normalisation was measured on."""
-    mean = np.sum([t.sums for t in done], axis=0) / valid
-    spread = np.sqrt(np.maximum(np.sum([t.squares for t in done], axis=0) / valid - mean**2, 0))
-    strange = (np.abs(mean) > _FAR_MEAN) | (spread > _WIDE) | (spread < _NARROW)
-    texts = [
-        f"{band.name}: mean {band.mean + m * band.std:.4g}, spread {s * band.std:.3g}; the model learnt from "
-        f"{band.mean:.4g} and {band.std:.3g}"
-        for band, m, s, odd in zip(card.bands, mean, spread, strange, strict=True)
-        if odd
-    ]
-    advice = "other units or another sensor? See --scale and --offset"
-    return (
-        (f"values are unlike those the model was made for ({'; '.join(texts)}): {advice}",) if texts else ()
-    )
-
-
 def _write_products(prediction: Prediction, product: Product, report: Progress) -> int | None:
-    assembly = Assembly(
-        store=product.parts,
-        cores={tile.core: (tile.row, tile.col) for tile in prediction.plan},
-        geobox=prediction.scene.geobox,
-        legend=prediction.card.legend,
-        tags=_tags(prediction),
-    )
-    steps = 1 + prediction.options.confidence + prediction.options.polygons
-    report("writing", 0, steps)
-    assembly.write_classes(product.path("classes"))
-    report("writing", 1, steps)
-    if prediction.options.confidence:
-        assembly.write_confidence(product.path("confidence"))
-        report("writing", 2, steps)
-    else:
-        product.discard("confidence")
-    if not prediction.options.polygons:
-        product.discard("polygons")
-        return None
-    description = f"Land use of {prediction.scene.name}, made by geoseg from {prediction.package.name}"
-    count = assembly.write_polygons(product.path("polygons"), description=description)
-    report("writing", steps, steps)
-    return count
+    options = prediction.options
+    wanted: dict[ProductKind, bool] = {
+        "classes": True,
+        "confidence": options.confidence is not None,
+        "probabilities": options.probabilities,
+        "polygons": options.polygons,
+    }
+    paths = {kind: product.path(kind) for kind, there in wanted.items() if there}
+    for kind in wanted.keys() - paths.keys():
+        product.discard(kind)
+    written: list[ProductKind] = []
+
+    def tell(kind: ProductKind) -> None:
+        written.append(kind)
+        report("writing", len(written), len(paths))
+
+    report("writing", 0, len(paths))
+    models = ", ".join(path.name for path in prediction.packages)
+    description = f"Land use of {prediction.scene.name}, made by geoseg from {models}"
+    return assembly(prediction, product.parts).write_all(paths, description=description, on_written=tell)
 
 
 def _tags(prediction: Prediction) -> Map[str, str]:
@@ -325,18 +265,29 @@ def _tags(prediction: Prediction) -> Map[str, str]:
         "TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}",
         "GEOSEG_JOB": prediction.job,
         "GEOSEG_SCENE": prediction.scene.name,
-        "GEOSEG_MODEL": prediction.card.fingerprint,
+        "GEOSEG_MODEL": " ".join(card.fingerprint for card in prediction.cards),
     }
 
 
+def _package_facts(prediction: Prediction) -> dict[str, Any]:
+    facts = [
+        {"folder": str(path), "fingerprint": card.fingerprint, "weights_sha256": card.weights_sha256}
+        for path, card in zip(prediction.packages, prediction.cards, strict=True)
+    ]
+    return {**facts[0], **({"others": facts[1:]} if len(facts) > 1 else {})}
+
+
 def _execution_facts(
-    execution: Execution, runtime: Runtime, done: list[TileDone], reused: int
+    execution: Execution, runtime: Runtime, choice: Choice | None, done: list[TileDone], *, reused: int
 ) -> dict[str, Any]:
     return {
         "kind": execution.kind,
         "workers": execution.workers or execution.threads,
+        "runtime": runtime.name,
+        "choice": None if choice is None else choice.model_dump(mode="json"),
         "device": runtime.device,
-        "threads": runtime.threads,
+        "cores": runtime.cores,
+        "calls": runtime.calls,
         "batch_size": runtime.batch_size,
         "patches_computed": sum(t.patches for t in done),
         "tiles_reused": reused,
@@ -353,7 +304,7 @@ def _nothing_valid(scene: Scene, product: Product) -> SceneError:
             at=", ".join(scene.paths),
             expected="at least one pixel with data in every band the model needs",
             found=f"nothing but nodata in {scene.window.shape[0]} x {scene.window.shape[1]} px",
-            change="Check the nodata value and the mask (geoseg info shows them).",
+            change="Check the nodata value and the mask (geoseg info shows them), and the area of interest.",
         )
     )
 

@@ -21,7 +21,7 @@ _MAX_BYTES = 64 << 20
 class Output(Value):
     """One file of the product."""
 
-    kind: Literal["classes", "confidence", "polygons", "style", "names"]
+    kind: Literal["classes", "confidence", "probabilities", "polygons", "style", "names"]
     path: str = Field(description="Relative to the manifest")
     bytes: int
     sha256: str
@@ -59,6 +59,9 @@ class Manifest(Value):
     versions: dict[str, str]
     counts: Counts
     polygons: int | None = Field(description="Features in the GeoPackage")
+    seams: dict[str, float | int] | None = Field(
+        default=None, description="How much the lattice of patches shows: class changes on it and beside it"
+    )
     seconds: dict[str, float]
     warnings: tuple[str, ...] = ()
     outputs: tuple[Output, ...]

@@ -1,7 +1,8 @@
-"""What a model package says about itself: `model.json`, as a validated value.
+"""What a model package says about itself: its card, as a validated value.
 
-A package is a folder with `model.json` and `weights.safetensors`, nothing executable. This module knows
-the JSON only; reading and writing weights is the business of `geoseg.models.store`.
+A package is a folder with `model.json` and `weights.safetensors` or `model.onnx`, or one ONNX file with the
+card in its metadata; nothing executable. This module knows the card only; reading and writing weights is the
+business of `geoseg.models`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from geoseg.errors import PackageError, explain
 from geoseg.legend import Legend  # noqa: TC001 - pydantic needs it at run time
+from geoseg.onnxfile import read_metadata
 from geoseg.value import Value
 
 if TYPE_CHECKING:
@@ -21,9 +23,12 @@ if TYPE_CHECKING:
 
 CARD_NAME = "model.json"
 WEIGHTS_NAME = "weights.safetensors"
+GRAPH_NAME = "model.onnx"
+CARD_KEY = "geoseg"
+"""Under this key an ONNX file carries its card."""
 HISTORY_NAME = "history.csv"
 CURVES_NAME = "curves.png"
-PACKAGE_FILES = frozenset({CARD_NAME, WEIGHTS_NAME, HISTORY_NAME, CURVES_NAME})
+PACKAGE_FILES = frozenset({CARD_NAME, WEIGHTS_NAME, GRAPH_NAME, HISTORY_NAME, CURVES_NAME})
 """What a package may hold; the last two are for people."""
 _MAX_CARD_BYTES = 4 * 1024 * 1024
 
@@ -41,12 +46,72 @@ class Architecture(Value):
     )
 
 
+class Graph(Value):
+    """A network that comes as an ONNX graph: what its input and output are called."""
+
+    input: str = Field(description="Float32 (n, bands, h, w), normalised; n, h and w are dynamic")
+    output: str = Field(description="Float32 (n, classes, h, w): logits")
+
+
+class AffineStep(Value):
+    """x * gain + offset."""
+
+    step: Literal["affine"] = "affine"
+    gain: float = 1.0
+    offset: float = 0.0
+
+
+class LogStep(Value):
+    """Natural logarithm of x."""
+
+    step: Literal["log"] = "log"
+
+
+class SigmoidStep(Value):
+    """1 / (1 + exp(-x))."""
+
+    step: Literal["sigmoid"] = "sigmoid"
+
+
+class ClipStep(Value):
+    """x held within [min, max]."""
+
+    step: Literal["clip"] = "clip"
+    min: float
+    max: float
+
+
+Step = Annotated[AffineStep | LogStep | SigmoidStep | ClipStep, Field(discriminator="step")]
+
+
 class Band(Value):
-    """One input channel: its name and how its values are normalised: (value - mean) / std."""
+    """One input channel: its name and how it is normalised: steps in order, then (x - mean) / std."""
 
     name: str = Field(min_length=1)
-    mean: float = Field(description="Subtracted, in the units of `dtype` values after scale and offset")
-    std: float = Field(gt=0, description="Divided by")
+    steps: tuple[Step, ...] = Field(default=(), description="Applied to values after scale and offset")
+    mean: float = Field(
+        default=0.0, description="Subtracted; in the scene's units where no steps come before"
+    )
+    std: float = Field(default=1.0, gt=0, description="Divided by")
+
+    @model_validator(mode="after")
+    def _said(self) -> Self:
+        if not self.steps and not {"mean", "std"} <= self.model_fields_set:
+            raise ValueError(f"band {self.name!r} does not say how it is normalised: mean and std, or steps")
+        return self
+
+
+class Context(Value):
+    """How far around a pixel the network looks, measured on the finished network."""
+
+    radius_px: int | None = Field(
+        ge=0,
+        description="Patches cut off at this distance or farther change no probability by more than "
+        "`tolerance`; None: no such distance was found, the network looks at the whole patch",
+    )
+    tolerance: float = Field(ge=0, description="In probability, 0 to 1")
+    change: float = Field(ge=0, description="Largest change of a probability at the radius, or at the end")
+    searched_px: int = Field(ge=0, description="Largest distance that was tried")
 
 
 class GsdRange(Value):
@@ -67,7 +132,8 @@ class Card(Value):
 
     format: Literal["geoseg-model"] = "geoseg-model"
     version: Literal[1] = 1
-    architecture: Architecture
+    architecture: Architecture | None = Field(default=None, description="None: the graph is all there is")
+    graph: Graph | None = Field(default=None, description="None: the weights are safetensors")
     bands: tuple[Band, ...] = Field(min_length=1, description="Input channels in the network's order")
     dtype: str = Field(description="Data type of the scenes the normalisation was measured on, e.g. 'uint16'")
     legend: Legend
@@ -75,12 +141,20 @@ class Card(Value):
     patch_px: Px = Field(description="Side of the square the network is given by default")
     overlap_px: int = Field(ge=0, description="Pixels shared by neighbouring patches by default")
     stride_px: Px = Field(description="Patch origins and sizes are multiples of this")
-    weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    context: Context | None = Field(default=None, description="None: not measured")
+    call_bytes_per_px: int | None = Field(
+        default=None, ge=1, description="Memory of a network call over pixels of its patch, weights excluded"
+    )
+    weights_sha256: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="Of the safetensors file, or of the ONNX file's graph"
+    )
     licence: str | None = None
     provenance: dict[str, Any] = Field(default_factory=dict, description="How and from what it was made")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.architecture is None and self.graph is None:
+            raise ValueError("neither an architecture nor a graph is named")
         names = self.band_names
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
@@ -130,12 +204,33 @@ class Card(Value):
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def read_card(folder: Path) -> Card:
-    """The card of the package in `folder`.
+def read_card(package: Path) -> Card:
+    """The card of a package: a folder, or one ONNX file that `geoseg export` wrote.
 
     Raises:
         PackageError: when there is none, or it is not valid.
     """
+    if package.suffix == ".onnx" and package.is_file():
+        return _card_inside(package)
+    return _card_beside(package)
+
+
+def _card_inside(package: Path) -> Card:
+    text = read_metadata(package).get(CARD_KEY)
+    if text is None:
+        raise PackageError(
+            explain(
+                "the ONNX file does not say what it needs",
+                at=package,
+                expected=f"metadata {CARD_KEY!r} with a model card",
+                found="none",
+                change="Write a card for it and make a package of both: geoseg wrap FILE CARD -o MODEL.",
+            )
+        )
+    return Card.from_json(text, source=package)
+
+
+def _card_beside(folder: Path) -> Card:
     path = folder / CARD_NAME
     if not path.is_file():
         raise PackageError(

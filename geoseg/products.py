@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from geoseg.errors import OutputError, UsageError, explain
 from geoseg.files import require_writable, sha256, sweep, write_text
@@ -14,8 +14,9 @@ from geoseg.raster.parts import PartStore
 if TYPE_CHECKING:
     from pathlib import Path
 
-Kind = Literal["classes", "names", "style", "confidence", "polygons"]
-_KINDS: tuple[Kind, ...] = ("classes", "names", "style", "confidence", "polygons")
+Kind = Literal["classes", "names", "style", "confidence", "probabilities", "polygons"]
+_KINDS: tuple[Kind, ...] = get_args(Kind)
+_SIDECARS = ("names", "style")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class Product:
     """Scene name: the start of every file's name."""
     job: str
     """Id of the job that makes it."""
-    attempt: str
+    attempt: str = ""
     """Id of the job, the version of geoseg and how the network is run: what parts must share to be mixed."""
 
     def __post_init__(self) -> None:
@@ -49,6 +50,7 @@ class Product:
             "names": "_classes.tif.aux.xml",
             "style": "_classes.qml",
             "confidence": "_confidence.tif",
+            "probabilities": "_probabilities.tif",
             "polygons": ".gpkg",
         }[kind]
         return self.folder / f"{self.stem}{ending}"
@@ -68,6 +70,19 @@ class Product:
         """The store of the job's parts."""
         return PartStore(folder=self.work / "parts")
 
+    def finished(self) -> Manifest | None:
+        """The manifest if this very job is complete.
+
+        Raises:
+            OutputError: the product of another job stands here.
+        """
+        if not self.manifest.exists():
+            return None
+        manifest = read_manifest(self.manifest)
+        if manifest.job != self.job:
+            raise self._in_the_way(self.manifest, f"the product of another job ({manifest.job[:12]})")
+        return manifest if self._is_there(manifest) else None
+
     def begin(self, *, overwrite: bool) -> Manifest | None:
         """The manifest if this very job is complete; otherwise makes the folder ready and returns None.
 
@@ -78,14 +93,10 @@ class Product:
         if overwrite:
             return None  # parts, if any, are this very job's, of a run that was cut off: they are used
         if self.manifest.exists():
-            manifest = read_manifest(self.manifest)
-            if manifest.job == self.job and self._is_there(manifest):
-                return manifest
-            if manifest.job != self.job:
-                raise self._in_the_way(self.manifest, f"the product of another job ({manifest.job[:12]})")
-        elif not self.work.exists():
-            for kind in ("classes", "confidence", "polygons"):
-                if self.path(kind).exists():
+            return self.finished()
+        if not self.work.exists():
+            for kind in _KINDS:
+                if kind not in _SIDECARS and self.path(kind).exists():
                     raise self._in_the_way(self.path(kind), "a file without a manifest")
         return None
 

@@ -113,7 +113,7 @@ def find_regions(
     classes: NDArray[np.uint8],
     *,
     confidence: NDArray[np.uint8] | None,
-    pixel_area: NDArray[np.float64],
+    pixel_area: NDArray[np.floating],
     core: Window,
     nodata: int,
 ) -> tuple[NDArray[np.int32], RegionTable]:
@@ -253,7 +253,7 @@ def _measure(
     run_class: NDArray[np.uint8],
     *,
     confidence: NDArray[np.uint8] | None,
-    pixel_area: NDArray[np.float64],
+    pixel_area: NDArray[np.floating],
     core: Window,
 ) -> RegionTable:
     """The table of the regions that runs belong to; sums go from pixels to runs to regions."""
@@ -293,7 +293,7 @@ def _confidence_of_runs(
 
 
 def _area_of_runs(
-    pixel_area: NDArray[np.float64], starts: NDArray[np.intp], length: NDArray[np.intp], core: Window
+    pixel_area: NDArray[np.floating], starts: NDArray[np.intp], length: NDArray[np.intp], core: Window
 ) -> NDArray[np.float64]:
     """Area of each run; a column of areas, one per row, is never spread over the pixels."""
     area = np.atleast_2d(np.asarray(pixel_area, np.float64))

@@ -5,15 +5,40 @@ Scores are never reduced to classes before they are stitched, and class ids are 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
+
+Confidence = Literal["probability", "margin", "entropy"]
+"""How sure a decision is, 0 to 1: probability of the class; its lead over the next one; 1 - entropy of all
+probabilities over that of a blind guess."""
+CONFIDENCES: tuple[Confidence, ...] = get_args(Confidence)
 
 CONFIDENCE_NODATA = 255
 """Confidence value (uint8) for "no answer"."""
+PROBABILITY_SCALE = 250
+"""A probability of 1, stored as uint8; 255 is "no answer"."""
+
+_CHUNK_BYTES = 1 << 20
+"""Scores looked at together: what stays in a core's own cache while class after class is compared."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What scores say about each pixel."""
+
+    index: NDArray[np.uint8]
+    """Class index of the highest score, (height, width); ties go to the lower index."""
+    confidence: NDArray[np.uint8] | None
+    """Percent, (height, width)."""
+    finite: bool
+    """False where any winning score was not a finite number: the network is broken."""
 
 
 def softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -24,24 +49,51 @@ def softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     return shifted
 
 
-def decide(scores: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Class index of the highest score, (height, width); ties go to the lower index."""
-    index: NDArray[np.uint8] = scores.argmax(axis=0).astype(np.uint8)
-    return index
+def decide(scores: NDArray[np.float32], *, confidence: Confidence | None = None) -> Decision:
+    """The decision for logits (classes, height, width).
+
+    Class after class over a strip of rows that fits the cache: several times faster than an arg-max along the
+    first axis, with the same answer.
+    """
+    index = np.zeros(scores.shape[1:], np.uint8)
+    percents = None if confidence is None else np.empty(scores.shape[1:], np.uint8)
+    finite = True
+    for rows in _strips(scores):
+        strip = scores[:, rows]
+        best = _best(strip, index[rows])
+        finite = finite and bool(np.isfinite(best).all())
+        if percents is not None and confidence is not None:
+            with np.errstate(invalid="ignore", over="ignore"):  # told by `finite`
+                percents[rows] = percent(_certainty_of_logits(strip, best, confidence))
+    return Decision(index=index, confidence=percents, finite=finite)
 
 
-def percent(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Probabilities 0..1 as whole percent 0..100, rounded to nearest."""
-    rounded: NDArray[np.uint8] = np.clip(np.rint(probability * np.float32(100)), 0, 100).astype(np.uint8)
-    return rounded
+def certainty(probability: NDArray[np.float32], kind: Confidence) -> NDArray[np.float32]:
+    """How sure a decision is, 0 to 1, (height, width), from probabilities (classes, height, width)."""
+    if kind == "probability":
+        return probability.max(axis=0)  # type: ignore[no-any-return]
+    if len(probability) == 1:
+        return np.ones(probability.shape[1:], np.float32)
+    if kind == "margin":
+        second, first = np.partition(probability, -2, axis=0)[-2:]
+        return first - second  # type: ignore[no-any-return]
+    safe = np.maximum(probability, np.finfo(np.float32).tiny)
+    blind = np.float32(np.log(len(probability)))
+    return 1 + (probability * np.log(safe)).sum(axis=0) / blind  # type: ignore[no-any-return]
 
 
-def top_probability(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Largest softmax probability per pixel (height, width), without forming the others."""
-    shifted: NDArray[np.float32] = scores - scores.max(axis=0)
-    np.exp(shifted, out=shifted)
-    top: NDArray[np.float32] = np.float32(1) / shifted.sum(axis=0)
-    return top
+def percent(share: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Shares 0..1 as whole percent 0..100, rounded to nearest."""
+    return scaled(share, 100)
+
+
+def scaled(share: NDArray[np.float32], one: int) -> NDArray[np.uint8]:
+    """Shares 0..1 as whole numbers 0..`one`, rounded to nearest."""
+    rounded: NDArray[np.float32] = share * np.float32(one)
+    np.rint(rounded, out=rounded)
+    np.clip(rounded, 0, one, out=rounded)
+    whole: NDArray[np.uint8] = rounded.astype(np.uint8)
+    return whole
 
 
 def ramp(length: int) -> NDArray[np.float32]:
@@ -57,3 +109,36 @@ def ramp(length: int) -> NDArray[np.float32]:
 def blend_weights(shape: tuple[int, int]) -> NDArray[np.float32]:
     """Weights (height, width) of a patch in a blend: the outer product of two ramps."""
     return np.outer(ramp(shape[0]), ramp(shape[1]))
+
+
+def _strips(scores: NDArray[np.float32]) -> Iterator[slice]:
+    classes, height, width = scores.shape
+    rows = max(1, _CHUNK_BYTES // max(1, classes * width * scores.itemsize))
+    return (slice(start, min(start + rows, height)) for start in range(0, height, rows))
+
+
+def _best(strip: NDArray[np.float32], index: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The highest score of each pixel; `index`, zeros, becomes its class."""
+    best: NDArray[np.float32] = strip[0].copy()
+    better = np.empty(best.shape, bool)
+    won = np.empty(best.shape, np.uint8)
+    for i, scores in enumerate(strip[1:], start=1):
+        np.greater(scores, best, out=better)
+        # The last class that was better is the winner. Without branches: four times faster than a mask.
+        np.multiply(better.view(np.uint8), np.uint8(i), out=won)
+        np.maximum(index, won, out=index)
+        np.maximum(best, scores, out=best)  # what is not a number stays so
+    return best
+
+
+def _certainty_of_logits(
+    strip: NDArray[np.float32], best: NDArray[np.float32], kind: Confidence
+) -> NDArray[np.float32]:
+    if kind != "probability":
+        return certainty(softmax(strip), kind)
+    total = np.zeros(best.shape, np.float32)
+    term = np.empty(best.shape, np.float32)
+    for scores in strip:
+        np.subtract(scores, best, out=term)
+        total += np.exp(term, out=term)
+    return np.divide(np.float32(1), total, out=total)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geoseg.errors import LabelError, PackageError, explain
-from geoseg.inference import normalise, segment_tile
+from geoseg.inference import DecidingPredictor, Member, normalise, segment_tile
 from geoseg.raster.read import read_window
 from geoseg.vector.area import pixel_areas
 from geoseg.vector.trace import trace_tile
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from geoseg.inference import Predictor
-    from geoseg.package import Card
+    from geoseg.inference import Request
+    from geoseg.legend import Legend
+    from geoseg.raster.aoi import Aoi
     from geoseg.raster.parts import PartStore
     from geoseg.raster.read import Pixels
     from geoseg.raster.scene import Scene
@@ -38,18 +39,49 @@ DONE = "done"
 _BANDS_TO_SUSPECT = 3
 """With fewer bands, equal extremes are too common to mean anything."""
 
+_DEVICE_BATCH = 16
+"""Patches offered to a device at once."""
+
+_SAMPLE_STEP = 4
+"""Every so many rows and columns of the scene a pixel is looked at, to tell how its values are."""
+
+
+RUNTIME_NAMES = (
+    "torch",
+    "torch-folded",
+    "torch-compile",
+    "torch-bf16",
+    "torch-fp16",
+    "onnxruntime",
+    "openvino",
+)
+"""What can run a network; `geoseg.models.runtime` says what each needs. "torch" is the reference."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
     """How a worker runs the network."""
 
+    name: str = "torch"
+    """One of RUNTIME_NAMES, or "auto": the fastest that labels a sample of the scene as torch does."""
     device: str = "auto"
     """One of cpu, cuda, cuda:N, auto."""
-    threads: int | None = 1
-    """CPU threads per network call; None leaves it to the worker's environment. With one, results do not
-    depend on how many calls run side by side; with more, sums are formed in another order."""
-    batch_size: int = 1
-    """Patches given to the network at once."""
+    cores: int = 1
+    """CPU cores a process may use for networks. However many, results on CPU are the same."""
+    calls: int | None = None
+    """Network calls at once, at most, where memory is short; None: as many as make sense."""
+    batch_size: int | None = None
+    """Patches given to the network at once; None: 1 on a CPU, and on a GPU as many as fit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberTask:
+    """A network a worker has to load."""
+
+    package: Path
+    """Folder or ONNX file, readable by the worker."""
+    fingerprint: str
+    """Of the card the job was planned with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,21 +89,19 @@ class PredictTask:
     """Everything a worker needs to label one tile."""
 
     scene: Scene
-    """Its bands are the package's, in the package's order."""
-    package: Path
-    """Folder, readable by the worker."""
-    fingerprint: str
-    """Of the card the job was planned with."""
+    """Its bands are those the packages need."""
+    members: tuple[MemberTask, ...]
+    """One network, or several that vote."""
     tile: Tile
-    blend: bool
-    scale: float
-    """Factor from the scene's values to the model's."""
-    offset: float
-    """Added after scaling."""
+    place: Window
+    """The tile's core in the product, whose upper left corner need not be the scene's."""
+    request: Request
     runtime: Runtime
     store: PartStore
     polygons: bool
     """Whether to trace outlines."""
+    aoi: Aoi | None = None
+    """Where an answer is wanted; None: everywhere in the core."""
 
     def __str__(self) -> str:
         return f"{self.scene.name}, tile {self.tile.row}/{self.tile.col} ({self.tile.core})"
@@ -111,12 +141,14 @@ class TileDone:
     """Patches the network was given."""
     seconds: float
     """In the worker, writing the part not included."""
+    looked_at: int = 0
+    """Valid pixels of the sample that the following speak of."""
     suspects: dict[int, int] = field(default_factory=dict)
-    """Valid pixels that hold the same extreme value in every band, by value: undeclared nodata, perhaps."""
+    """Of these, those with the same extreme value in every band, by value: undeclared nodata, perhaps."""
     sums: list[float] = field(default_factory=list)
-    """Sum of the normalised valid pixels by band."""
+    """Their sum, normalised, by band of the first network."""
     squares: list[float] = field(default_factory=list)
-    """Sum of their squares by band."""
+    """The sum of their squares by band."""
 
     def to_array(self) -> NDArray[np.uint8]:
         """The record as bytes of JSON, to lie in the part it speaks of; `from_array` restores it."""
@@ -139,33 +171,35 @@ def predict_tile(task: PredictTask) -> TileDone:
         SceneError: reading failed. PackageError: the package is not the one the job was planned with.
     """
     start = time.perf_counter()
-    card, predictor = _load(task)
-    core = task.tile.core
-    reach = task.tile.reach.intersect(task.scene.window)
+    reach, core = task.tile.reach.intersect(task.scene.window), task.tile.core
+    mask = None if task.aoi is None or task.aoi.wkb is None else task.aoi.mask(core, task.scene.geobox)
+    legend, members = _load(task)
     pixels = read_window(task.scene, reach)
-    normal = normalise(pixels.values, pixels.valid, card.bands, scale=task.scale, offset=task.offset)
     found = segment_tile(
-        normal,
+        pixels.values,
         pixels.valid,
         task.tile,
-        predictor,
+        members,
+        replace(task.request, batch_size=_batch_size(task.runtime, members)),
         origin=reach,
-        classes=len(card.legend),
-        blend=task.blend,
-        batch_size=task.runtime.batch_size,
+        mask=mask,
     )
-    classes = card.legend.decode(found.index)
-    areas = np.broadcast_to(pixel_areas(task.scene.geobox, core), core.shape)
-    arrays = {"classes": classes, "confidence": found.confidence}
+    look = _look(pixels, core, reach, members[0], task.request)
+    del pixels
+    classes = legend.decode(found.index)
+    areas = pixel_areas(task.scene.geobox, core)
+    arrays: dict[str, NDArray[Any]] = {"classes": classes}
+    if found.confidence is not None:
+        arrays["confidence"] = found.confidence
+    if found.probabilities is not None:
+        arrays["probabilities"] = found.probabilities
     if task.polygons:
         regions = trace_tile(
-            classes, confidence=found.confidence, pixel_area=areas, core=core, nodata=card.legend.nodata
+            classes, confidence=found.confidence, pixel_area=areas, core=task.place, nodata=legend.nodata
         )
         arrays |= regions.to_arrays()
     done = _summary(task.tile.row, task.tile.col, classes, areas, patches=found.patches, start=start)
-    here = core.slices(origin=reach)
-    sums, squares = moments(normal[(slice(None), *here)])
-    done = replace(done, suspects=suspects(pixels, here), sums=sums, squares=squares)
+    done = replace(done, **look)
     task.store.write(task.tile.row, task.tile.col, arrays | {DONE: done.to_array()})
     return done
 
@@ -190,34 +224,52 @@ def trace_part(task: TraceTask) -> TileDone:
     if task.confidence is not None:
         scored = read_window(task.confidence, task.core)
         confidence = np.where(scored.valid, scored.values[0], 255).astype(np.uint8)
-    areas = np.broadcast_to(pixel_areas(task.classes.geobox, task.core), task.core.shape)
+    areas = pixel_areas(task.classes.geobox, task.core)
     regions = trace_tile(classes, confidence=confidence, pixel_area=areas, core=task.core, nodata=task.nodata)
     task.store.write(task.row, task.col, {"classes": classes} | regions.to_arrays())
     return _summary(task.row, task.col, classes, areas, patches=0, start=start)
 
 
-def _load(task: PredictTask) -> tuple[Card, Predictor]:
+def _load(task: PredictTask) -> tuple[Legend, list[Member]]:
     from geoseg.models.runtime import load_predictor
 
-    card, predictor = load_predictor(task.package, device=task.runtime.device, threads=task.runtime.threads)
-    if card.fingerprint != task.fingerprint:
-        raise PackageError(
-            explain(
-                "the model package changed while the job was running",
-                at=task.package,
-                expected=f"fingerprint {task.fingerprint[:12]}",
-                found=card.fingerprint[:12],
-                change="Run again: tiles made with the other package are not mixed in.",
-            )
+    members, legends = [], []
+    for wanted in task.members:
+        card, predictor = load_predictor(
+            wanted.package,
+            runtime=task.runtime.name,
+            device=task.runtime.device,
+            cores=task.runtime.cores,
+            max_calls=task.runtime.calls,
         )
-    return card, predictor
+        if card.fingerprint != wanted.fingerprint:
+            raise PackageError(
+                explain(
+                    "the model package changed while the job was running",
+                    at=wanted.package,
+                    expected=f"fingerprint {wanted.fingerprint[:12]}",
+                    found=card.fingerprint[:12],
+                    change="Run again: tiles made with the other package are not mixed in.",
+                )
+            )
+        where = tuple(task.scene.band_names.index(name) for name in card.band_names)
+        members.append(Member(predictor=predictor, bands=card.bands, where=where))
+        legends.append(card.legend)
+    return legends[0], members
+
+
+def _batch_size(runtime: Runtime, members: list[Member]) -> int:
+    """On a CPU more patches at once gain nothing; what decides on a device splits what does not fit."""
+    if runtime.batch_size is not None:
+        return runtime.batch_size
+    return _DEVICE_BATCH if isinstance(members[0].predictor, DecidingPredictor) else 1
 
 
 def _summary(
     row: int,
     col: int,
     classes: NDArray[np.uint8],
-    areas: NDArray[np.float64],
+    areas: NDArray[np.floating],
     *,
     patches: int,
     start: float,
@@ -227,6 +279,26 @@ def _summary(
     return TileDone(row=row, col=col, pixels=pixels, area_m2=area_m2, patches=patches, seconds=seconds)
 
 
+def _look(pixels: Pixels, core: Window, reach: Window, member: Member, request: Request) -> dict[str, Any]:
+    """What the values of the core are like, from a sample that lies in the same places for any tiling."""
+    step = _SAMPLE_STEP
+    rows, cols = core.slices(origin=reach)
+    places = (
+        slice(rows.start + -core.row % step, rows.stop, step),
+        slice(cols.start + -core.col % step, cols.stop, step),
+    )
+    values, valid = pixels.values[(slice(None), *places)], pixels.valid[places]
+    mine = values[list(member.where)]
+    normal = normalise(mine, valid, member.bands, scale=request.scale, offset=request.offset)
+    sums, squares = moments(normal)
+    return {
+        "looked_at": int(valid.sum()),
+        "suspects": suspects(values, valid),
+        "sums": sums,
+        "squares": squares,
+    }
+
+
 def moments(normal: NDArray[np.float32]) -> tuple[list[float], list[float]]:
     """Sums and sums of squares by band; pixels without data are 0 and add nothing."""
     flat = normal.reshape(len(normal), -1)
@@ -234,21 +306,20 @@ def moments(normal: NDArray[np.float32]) -> tuple[list[float], list[float]]:
     return flat.sum(axis=1, dtype=np.float64).tolist(), squares.tolist()
 
 
-def suspects(pixels: Pixels, where: tuple[slice, slice]) -> dict[int, int]:
+def suspects(values: NDArray[Any], valid: NDArray[np.bool_]) -> dict[int, int]:
     """Valid pixels of integer scenes, by value, that are 0 or the type's maximum in all of several bands."""
-    values = pixels.values[(slice(None), *where)]
     if values.dtype.kind not in "ui" or len(values) < _BANDS_TO_SUSPECT:
         return {}
     first = values[0]
-    flat = pixels.valid[where] & (values == first).all(axis=0)
+    flat = valid & (values == first).all(axis=0)
     extremes = (0, int(np.iinfo(values.dtype).max))
     return {value: n for value in extremes if (n := int((flat & (first == value)).sum()))}
 
 
-def tally(classes: NDArray[np.uint8], areas: NDArray[np.float64]) -> tuple[dict[int, int], dict[int, float]]:
-    """Pixels and true area in m2 by class id, for the ids that occur."""
+def tally(classes: NDArray[np.uint8], areas: NDArray[np.floating]) -> tuple[dict[int, int], dict[int, float]]:
+    """Pixels and true area in m2 by class id, for the ids that occur; areas broadcast to the classes."""
     flat = classes.ravel()
     pixels = np.bincount(flat, minlength=256)
-    area = np.bincount(flat, weights=areas.ravel(), minlength=256)
+    area = np.bincount(flat, weights=np.broadcast_to(areas, classes.shape).ravel(), minlength=256)
     present = np.flatnonzero(pixels).tolist()
     return {i: int(pixels[i]) for i in present}, {i: float(area[i]) for i in present}

@@ -183,30 +183,32 @@ class TilePlan:
     """Wanted side of a tile's core; it becomes a whole number of patches, at least one."""
     blend: bool = False
     """False: each pixel is decided by one patch. True: by all patches that contain it."""
+    extent: Window | None = None
+    """The part of the scene that is wanted, of at least one pixel; None: all of it. The lattice stays that of
+    the whole scene, so a part of a scene is mapped exactly as it is in the map of the whole."""
+
+    @property
+    def window(self) -> Window:
+        """The pixels that tiles own: `extent`, or the whole scene."""
+        return self.extent or Window(0, 0, self.lattice.rows.size, self.lattice.cols.size)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Number of tiles down and across."""
-        return len(_runs(self.lattice.rows, self.tile_px)), len(_runs(self.lattice.cols, self.tile_px))
+        return len(self._row_runs), len(self._col_runs)
 
     def __len__(self) -> int:
         rows, cols = self.shape
         return rows * cols
 
     def __iter__(self) -> Iterator[Tile]:
-        col_runs = _runs(self.lattice.cols, self.tile_px)
-        for i, rows in enumerate(_runs(self.lattice.rows, self.tile_px)):
-            for j, cols in enumerate(col_runs):
-                yield self._tile(i, j, rows, cols)
+        rows, cols = self.shape
+        return (self.tile(i, j) for i in range(rows) for j in range(cols))
 
     def tile(self, row: int, col: int) -> Tile:
         """The tile in row `row` and column `col` of the grid of tiles."""
-        rows = _runs(self.lattice.rows, self.tile_px)[row]
-        cols = _runs(self.lattice.cols, self.tile_px)[col]
-        return self._tile(row, col, rows, cols)
-
-    def _tile(self, row: int, col: int, rows: range, cols: range) -> Tile:
-        core = self.lattice.support(rows, cols)
+        rows, cols = self._row_runs[row], self._col_runs[col]
+        core = self.lattice.support(rows, cols).intersect(self.window)
         if self.blend:
             rows = self.lattice.rows.covering(core.row, core.stop_row)
             cols = self.lattice.cols.covering(core.col, core.stop_col)
@@ -214,44 +216,95 @@ class TilePlan:
         return Tile(row=row, col=col, core=core, patches=patches)
 
     @property
+    def _row_runs(self) -> tuple[range, ...]:
+        return _runs(self.lattice.rows, self.tile_px, self.window.row, self.window.stop_row)
+
+    @property
+    def _col_runs(self) -> tuple[range, ...]:
+        return _runs(self.lattice.cols, self.tile_px, self.window.col, self.window.stop_col)
+
+    @property
+    def patches(self) -> int:
+        """Patches the network is given in all; those of a blend that several tiles need count for each."""
+        rows, cols = ([sum(map(len, runs)) for runs in self._patch_runs][i] for i in (0, 1))
+        return rows * cols
+
+    @property
     def forwarded_px(self) -> int:
         """Pixels the network is given in all, duplicates and padding included."""
-        totals = []
-        for axis in (self.lattice.rows, self.lattice.cols):
-            runs = _runs(axis, self.tile_px)
-            if self.blend:
-                patches = sum(len(axis.covering(axis.cut(r.start), axis.cut(r.stop))) for r in runs)
-            else:
-                patches = axis.count
-            totals.append(patches * axis.length)
-        return totals[0] * totals[1]
+        return self.patches * self.lattice.rows.length * self.lattice.cols.length
 
     @property
     def duplication(self) -> float:
-        """Pixels forwarded over pixels of the scene; 1.0 means nothing is computed twice."""
-        return self.forwarded_px / (self.lattice.rows.size * self.lattice.cols.size)
+        """Pixels forwarded over pixels wanted; 1.0 means nothing is computed twice."""
+        return self.forwarded_px / self.window.size
 
     @property
     def largest_reach_px(self) -> int:
         """Upper bound on the pixels any one tile reads."""
-        total = 1
-        for axis in (self.lattice.rows, self.lattice.cols):
-            spans = [
-                axis.start(p.stop - 1) + axis.length - axis.start(p.start)
-                for p in (self._patches(axis, r) for r in _runs(axis, self.tile_px))
-            ]
-            total *= max(spans)
-        return total
+        rows, cols = (
+            max(axis.start(r.stop - 1) + axis.length - axis.start(r.start) for r in runs)
+            for axis, runs in zip((self.lattice.rows, self.lattice.cols), self._patch_runs, strict=True)
+        )
+        return rows * cols
 
-    def _patches(self, axis: Axis, run: range) -> range:
-        return axis.covering(axis.cut(run.start), axis.cut(run.stop)) if self.blend else run
+    @property
+    def largest_core_px(self) -> int:
+        """Upper bound on the pixels any one tile owns."""
+        rows, cols = (
+            max(axis.cut(r.stop) - axis.cut(r.start) for r in runs)
+            for axis, runs in (
+                (self.lattice.rows, self._row_runs),
+                (self.lattice.cols, self._col_runs),
+            )
+        )
+        return rows * cols
+
+    @property
+    def cuts(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Rows and columns inside the window at which another patch begins to decide."""
+        window = self.window
+        return tuple(
+            tuple(cut for r in runs for i in r if start < (cut := axis.cut(i)) < stop)
+            for axis, runs, start, stop in (
+                (self.lattice.rows, self._row_runs, window.row, window.stop_row),
+                (self.lattice.cols, self._col_runs, window.col, window.stop_col),
+            )
+        )  # type: ignore[return-value]
+
+    @property
+    def _patch_runs(self) -> tuple[tuple[range, ...], tuple[range, ...]]:
+        """For each row, and each column, of tiles: the patches that have a say in it."""
+        if not self.blend:
+            return self._row_runs, self._col_runs
+        rows, cols, window = self.lattice.rows, self.lattice.cols, self.window
+        return (
+            _reaching(rows, self._row_runs, window.row, window.stop_row),
+            _reaching(cols, self._col_runs, window.col, window.stop_col),
+        )
 
 
-@lru_cache(maxsize=16)
-def _runs(axis: Axis, tile_px: int) -> tuple[range, ...]:
-    """Consecutive runs of patches, of nearly equal length, whose cores are about `tile_px` long."""
+def _reaching(axis: Axis, runs: tuple[range, ...], start: int, stop: int) -> tuple[range, ...]:
+    """All patches over the part of each run's support that lies in [start, stop)."""
+    return tuple(axis.covering(max(start, axis.cut(r.start)), min(stop, axis.cut(r.stop))) for r in runs)
+
+
+@lru_cache(maxsize=64)
+def _runs(axis: Axis, tile_px: int, start: int, stop: int) -> tuple[range, ...]:
+    """Consecutive runs of patches, of nearly equal length, whose cores are about `tile_px` long.
+
+    Runs are those of the whole axis, without what lies outside [start, stop).
+    """
     step = axis.patch_px - axis.overlap_px
     per_tile = max(1, tile_px // step)
     tiles = -(-axis.count // per_tile)
     edges = [axis.count * i // tiles for i in range(tiles + 1)]
-    return tuple(range(a, b) for a, b in pairwise(edges))
+    first = _deciding(axis, start)
+    last = _deciding(axis, stop - 1) + 1
+    runs = (range(max(a, first), min(b, last)) for a, b in pairwise(edges))
+    return tuple(r for r in runs if r)
+
+
+def _deciding(axis: Axis, pixel: int) -> int:
+    """Index of the patch whose support holds `pixel`."""
+    return next(i for i in axis.covering(pixel, pixel + 1) if axis.cut(i) <= pixel < axis.cut(i + 1))

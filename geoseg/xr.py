@@ -11,12 +11,14 @@ import numpy as np
 import xarray as xr
 
 from geoseg.errors import SceneError, UsageError, explain
-from geoseg.inference import normalise, segment_tile
-from geoseg.jobs import has_global_context
+from geoseg.inference import Member, Request, segment_tile
 from geoseg.matching import Mapping, SceneFacts, require_match
 from geoseg.package import read_card
+from geoseg.planning import Demands, plan_tiles
+from geoseg.prediction import has_global_context
 from geoseg.raster.read import has_data
-from geoseg.tiling import TILE_PX, Lattice, Tile, TilePlan
+from geoseg.tasks import Runtime
+from geoseg.tiling import TILE_PX, Tile, TilePlan
 from geoseg.windows import Window
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ def segment(
     gsd_m: float | None = None,
     mapping: Mapping | None = None,
     tile_px: int = TILE_PX,
-    threads: int | None = 1,
+    runtime: str = "torch",
+    cores: int = 1,
 ) -> xr.Dataset:
     """Class ids and confidence of every pixel, computed tile by tile when asked for.
 
@@ -48,7 +51,8 @@ def segment(
         gsd_m: pixel size in metres, checked against the package; None skips that check.
         mapping: what the caller declares about values (scale, offset).
         tile_px: side of a tile, which is a chunk of the result.
-        threads: CPU threads per network call.
+        runtime: what runs the network.
+        cores: CPU cores for networks in each process.
 
     Returns:
         `classes` (uint8, nodata as in the legend) and `confidence` (uint8 percent, 255 for none), with the
@@ -69,7 +73,7 @@ def segment(
                 change="Select one time, and keep the band dimension.",
             )
         )
-    card = read_card(model.folder)
+    card = read_card(model.path)
     declared = mapping or Mapping()
     if gsd_m is None:
         declared = replace(declared, any_gsd=True)
@@ -90,11 +94,16 @@ def segment(
     require_match(card, facts, declared)
     cube = array.isel({array.dims[0]: [names.index(n) for n in card.band_names]})
     height, width = cube.shape[1:]
-    lattice = Lattice.of(
-        (height, width), patch_px=card.patch_px, overlap_px=card.overlap_px, stride_px=card.stride_px
+    demands = Demands.of([card], blend=has_global_context(card))
+    plan = plan_tiles((height, width), demands, tile_px=tile_px)
+    request = Request(
+        classes=len(card.legend),
+        blend=plan.blend,
+        scale=1.0 if declared.scale is None else declared.scale,
+        offset=declared.offset,
     )
-    plan = TilePlan(lattice=lattice, tile_px=tile_px, blend=has_global_context(card))
-    both = _lazy(cube, plan, model.folder.absolute(), declared, threads)
+    network = Runtime(name=runtime, cores=cores)
+    both = _lazy(cube, plan, request, model.path.absolute(), network)
     dims = array.dims[1:]
     coords = {k: v for k, v in array.coords.items() if array.dims[0] not in v.dims}
     classes = xr.DataArray(both[0], dims=dims, coords=coords, attrs=_class_attributes(card.legend))
@@ -123,9 +132,7 @@ def _band_names(array: xr.DataArray) -> tuple[str, ...]:
     return tuple(f"band_{i + 1}" for i in range(array.shape[0]))
 
 
-def _lazy(
-    cube: xr.DataArray, plan: TilePlan, package: Path, mapping: Mapping, threads: int | None
-) -> da.Array:
+def _lazy(cube: xr.DataArray, plan: TilePlan, request: Request, package: Path, runtime: Runtime) -> da.Array:
     """(2, height, width) uint8: classes and confidence; one chunk per tile."""
     source = cube.data if dask.is_dask_collection(cube.data) else da.from_array(cube.data)
     nodata = cube.attrs.get("_FillValue", cube.attrs.get("nodata"))
@@ -136,7 +143,7 @@ def _lazy(
         reach = tile.reach.intersect(whole)
         # One chunk: the function is given the pixels of its reach, whatever the chunks of the source are.
         pixels = source[(slice(None), *reach.slices())].rechunk(-1)
-        result = compute(pixels, tile, reach, package, mapping, nodata, threads)
+        result = compute(pixels, tile, reach, request, package, runtime, nodata)
         rows[tile.row].append(da.from_delayed(result, shape=(2, *tile.core.shape), dtype=np.uint8))
     return da.concatenate([da.concatenate(row, axis=2) for row in rows], axis=1)
 
@@ -145,23 +152,18 @@ def _compute(  # noqa: PLR0917 - dask.delayed passes them by position
     values: NDArray[Any],
     tile: Tile,
     reach: Window,
+    request: Request,
     package: Path,
-    mapping: Mapping,
+    runtime: Runtime,
     nodata: float | None,
-    threads: int | None,
 ) -> NDArray[np.uint8]:
     from geoseg.models.runtime import load_predictor
 
-    card, predictor = load_predictor(package, threads=threads)
-    valid = has_data(values, nodata)
-    scale = 1.0 if mapping.scale is None else mapping.scale
-    found = segment_tile(
-        normalise(values, valid, card.bands, scale=scale, offset=mapping.offset),
-        valid,
-        tile,
-        predictor,
-        origin=reach,
-        classes=len(card.legend),
-        blend=has_global_context(card),
+    card, predictor = load_predictor(
+        package, runtime=runtime.name, device=runtime.device, cores=runtime.cores
     )
+    member = Member(predictor=predictor, bands=card.bands, where=tuple(range(len(card.bands))))
+    found = segment_tile(values, has_data(values, nodata), tile, [member], request, origin=reach)
+    if found.confidence is None:
+        raise AssertionError("confidence was asked for")
     return np.stack([card.legend.decode(found.index), found.confidence])

@@ -9,38 +9,58 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from geoseg.errors import ExecutionError
-from geoseg.inference import TileClasses, normalise, segment_tile
+from geoseg.inference import Member, Request, TileClasses, normalise, segment_tile
 from geoseg.legend import IGNORE_INDEX
-from geoseg.package import Band
-from geoseg.stitch import CONFIDENCE_NODATA, blend_weights, decide, percent, softmax, top_probability
+from geoseg.package import AffineStep, Band, ClipStep, LogStep, SigmoidStep
+from geoseg.stitch import (
+    CONFIDENCE_NODATA,
+    CONFIDENCES,
+    blend_weights,
+    certainty,
+    decide,
+    percent,
+    scaled,
+    softmax,
+)
 from geoseg.tiling import Lattice, TilePlan
+from geoseg.windows import Window
+
+
+def members_of(*predictors, bands=1) -> list[Member]:
+    """Networks that take the scene's values as they are."""
+    plain = tuple(Band(name=str(i), mean=0, std=1) for i in range(bands))
+    return [Member(predictor=p, bands=plain, where=tuple(range(bands))) for p in predictors]
 
 
 def run(
-    pixels, valid, predictor, *, classes, patch, overlap, stride, tile, blend=False, batch=1
-) -> TileClasses:
+    pixels, valid, *predictors, classes, patch, overlap, stride, tile, blend=False, batch=1, mask=None,
+    extent=None, **wanted,
+) -> TileClasses:  # fmt: skip
     """The whole scene, tile by tile, each tile given only its reach."""
     lattice = Lattice.of(valid.shape, patch_px=patch, overlap_px=overlap, stride_px=stride)
     index = np.full(valid.shape, 77, np.uint8)
     confidence = np.full(valid.shape, 77, np.uint8)
+    probabilities = np.full((classes, *valid.shape), 77, np.uint8)
+    request = Request(classes=classes, blend=blend, batch_size=batch, **wanted)
     patches = 0
-    for piece in TilePlan(lattice=lattice, tile_px=tile, blend=blend):
+    for piece in TilePlan(lattice=lattice, tile_px=tile, blend=blend, extent=extent):
         whole = piece.reach.intersect(type(piece.core)(0, 0, *valid.shape))
-        here = whole.slices()
+        here, core = whole.slices(), piece.core.slices()
         out = segment_tile(
             pixels[(slice(None), *here)],
             valid[here],
             piece,
-            predictor,
+            members_of(*predictors, bands=len(pixels)),
+            request,
             origin=whole,
-            classes=classes,
-            blend=blend,
-            batch_size=batch,
+            mask=None if mask is None else mask[core],
         )
-        index[piece.core.slices()] = out.index
-        confidence[piece.core.slices()] = out.confidence
+        index[core] = out.index
+        confidence[core] = out.confidence
+        if out.probabilities is not None:
+            probabilities[(slice(None), *core)] = out.probabilities
         patches += out.patches
-    return TileClasses(index=index, confidence=confidence, patches=patches)
+    return TileClasses(index=index, confidence=confidence, probabilities=probabilities, patches=patches)
 
 
 def one_hot(classes: int):
@@ -104,8 +124,9 @@ def test_tiled_equals_whole_image_when_the_margin_covers_the_reach(height, width
     padded = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2)))
     scores = pooling_network(padded[None])[0, :, :height, :width]
     out = run(pixels, valid, pooling_network, classes=3, patch=16, overlap=8, stride=2, tile=tile)
-    assert np.array_equal(out.index[valid], decide(scores)[valid])
-    assert np.array_equal(out.confidence[valid], percent(top_probability(scores))[valid])
+    expected = decide(scores, confidence="probability")
+    assert np.array_equal(out.index[valid], expected.index[valid])
+    assert np.array_equal(out.confidence[valid], expected.confidence[valid])
     assert (out.index[~valid] == IGNORE_INDEX).all()
     assert (out.confidence[~valid] == CONFIDENCE_NODATA).all()
 
@@ -113,8 +134,8 @@ def test_tiled_equals_whole_image_when_the_margin_covers_the_reach(height, width
 def test_off_the_stride_the_same_network_gives_another_map() -> None:
     """Why origins lie on the stride: shift the image by one pixel and the pooling grid moves."""
     pixels = np.random.default_rng(1).normal(size=(1, 1, 32, 33)).astype(np.float32)
-    a = decide(pooling_network(pixels[..., :32])[0])[:, 1:]
-    b = decide(pooling_network(pixels[..., 1:])[0])[:, :-1]
+    a = decide(pooling_network(pixels[..., :32])[0]).index[:, 1:]
+    b = decide(pooling_network(pixels[..., 1:])[0]).index[:, :-1]
     assert (a[8:-8, 8:-8] != b[8:-8, 8:-8]).any()
 
 
@@ -179,12 +200,141 @@ def test_normalise_keeps_nan_out() -> None:
     assert out[0, 0].tolist() == [0, 1]
 
 
-def test_probability_helpers_agree_with_softmax() -> None:
-    scores = np.random.default_rng(3).normal(0, 4, (5, 7, 6)).astype(np.float32)
+@pytest.mark.parametrize("shape", [(1, 3, 4), (5, 7, 6), (8, 400, 900), (40, 2, 9000)])
+def test_decide_is_arg_max_and_sure_as_softmax_says(shape) -> None:
+    """Strip by strip, class by class: what the plain formulas say. Ties go to the lower index."""
+    scores = np.random.default_rng(3).integers(-9, 9, shape).astype(np.float32)
+    before = scores.copy()
     probabilities = np.exp(scores.astype(float)) / np.exp(scores.astype(float)).sum(axis=0)
     assert np.allclose(softmax(scores), probabilities, atol=1e-6)
-    assert np.allclose(top_probability(scores), probabilities.max(axis=0), atol=1e-6)
-    assert np.array_equal(decide(scores), probabilities.argmax(axis=0))
+    ordered = np.sort(probabilities, axis=0)
+    by_hand = {
+        "probability": ordered[-1],
+        "margin": ordered[-1] - ordered[-2] if len(scores) > 1 else ordered[-1],
+        "entropy": 1 + (probabilities * np.log(probabilities)).sum(axis=0) / max(np.log(len(scores)), 1e-9),
+    }
+    for kind in CONFIDENCES:
+        found = decide(scores, confidence=kind)
+        assert found.finite
+        assert np.array_equal(found.index, scores.argmax(axis=0))
+        assert np.abs(found.confidence - 100 * by_hand[kind]).max() <= 0.5 + 1e-3
+        assert np.allclose(certainty(softmax(scores), kind), by_hand[kind], atol=1e-5)
+    assert np.array_equal(scores, before)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_decide_tells_of_scores_that_are_not_finite(bad) -> None:
+    scores = np.zeros((3, 5, 5), np.float32)
+    scores[1, 2, 3] = bad
+    assert not decide(scores).finite
+
+
+def test_steps_are_applied_in_order_before_mean_and_spread() -> None:
+    values = np.array([[[100, 4000]]], np.uint16)
+    steps = (AffineStep(gain=0.005, offset=1), LogStep(), AffineStep(gain=0.5, offset=-0.2), SigmoidStep(),
+             ClipStep(min=0.1, max=0.7))  # fmt: skip
+    out = normalise(values, np.ones((1, 2), bool), [Band(name="a", steps=steps, mean=0.1, std=2.0)], scale=3)
+    x = 1 / (1 + np.exp(-(np.log(values[0, 0] * 3 * 0.005 + 1) * 0.5 - 0.2)))
+    assert np.allclose(out[0, 0], (np.clip(x, 0.1, 0.7) - 0.1) / 2, rtol=1e-5)
+
+
+def test_a_part_of_a_scene_is_mapped_as_in_the_map_of_the_whole() -> None:
+    rng = np.random.default_rng(5)
+    pixels, valid = rng.normal(size=(1, 70, 90)).astype(np.float32), np.ones((70, 90), bool)
+    for blend in (False, True):
+        how = {"classes": 3, "patch": 16, "overlap": 4, "stride": 2, "tile": 20, "blend": blend}
+        whole = run(pixels, valid, pooling_network, **how)
+        extent = Window(13, 31, 22, 40)
+        part = run(pixels, valid, pooling_network, **how, extent=extent)
+        assert np.array_equal(part.index[extent.slices()], whole.index[extent.slices()])
+        assert np.array_equal(part.confidence[extent.slices()], whole.confidence[extent.slices()])
+        outside = np.ones_like(valid)
+        outside[extent.slices()] = False
+        assert (part.index[outside] == 77).all()
+        assert part.patches < whole.patches
+
+
+def test_what_a_mask_leaves_out_is_seen_and_not_answered() -> None:
+    rng = np.random.default_rng(6)
+    pixels, valid = rng.normal(size=(1, 40, 50)).astype(np.float32), np.ones((40, 50), bool)
+    mask = np.zeros_like(valid)
+    mask[5:20, 7:30] = True
+    how = {"classes": 3, "patch": 16, "overlap": 8, "stride": 2, "tile": 20}
+    whole = run(pixels, valid, pooling_network, **how)
+    out = run(pixels, valid, pooling_network, **how, mask=mask)
+    assert np.array_equal(out.index[mask], whole.index[mask])
+    assert (out.index[~mask] == IGNORE_INDEX).all()
+    assert (out.confidence[~mask] == CONFIDENCE_NODATA).all()
+    assert out.patches < whole.patches
+
+
+@pytest.mark.parametrize("blend", [False, True])
+@pytest.mark.parametrize("views", ["flips", "all"])
+def test_views_of_a_patch_vote_with_their_mean_probability(views: str, blend: bool) -> None:
+    """Against turning the whole scene, where one patch is the scene."""
+    rng = np.random.default_rng(7)
+    pixels, valid = rng.normal(size=(1, 12, 16)).astype(np.float32), np.ones((12, 16), bool)
+    turns = [(q, m) for m in (False, True) for q in ((0, 2) if views == "flips" else range(4))]
+    votes = []
+    for quarters, mirrored in turns:
+        seen = np.rot90(pixels[:, :, ::-1] if mirrored else pixels, quarters, axes=(1, 2))
+        said = np.rot90(softmax(pooling_network(np.ascontiguousarray(seen)[None])[0]), -quarters, axes=(1, 2))
+        votes.append(said[..., ::-1] if mirrored else said)
+    mean = np.mean(votes, axis=0, dtype=np.float32)
+    out = run(pixels, valid, pooling_network, classes=3, patch=16, overlap=0, stride=4, tile=16, views=views,
+              blend=blend, probabilities=True)  # fmt: skip
+    assert np.array_equal(out.index, mean.argmax(axis=0))
+    assert np.abs(out.probabilities.astype(int) - scaled(mean, 250)).max() <= 1
+
+
+def test_networks_vote_with_their_mean_probability_each_with_its_own_bands() -> None:
+    rng = np.random.default_rng(8)
+    values, valid = rng.normal(3, 2, size=(2, 24, 24)).astype(np.float32), np.ones((24, 24), bool)
+    bands = [Band(name="a", mean=3, std=2), Band(name="b", mean=1, std=5)]
+    members = [
+        Member(predictor=pooling_network, bands=(bands[0],), where=(0,)),
+        Member(predictor=pooling_network, bands=(bands[1],), where=(1,)),
+    ]
+    lattice = Lattice.of((24, 24), patch_px=24, overlap_px=0, stride_px=2)
+    tile = TilePlan(lattice=lattice, tile_px=24).tile(0, 0)
+    out = segment_tile(values, valid, tile, members, Request(classes=3), origin=Window(0, 0, 24, 24))
+    mean = np.mean(
+        [softmax(pooling_network(normalise(values[i : i + 1], valid, [bands[i]])[None])[0]) for i in (0, 1)],
+        axis=0,
+    )
+    assert np.array_equal(out.index, mean.argmax(axis=0))
+    assert np.array_equal(out.confidence, percent(mean.max(axis=0)))
+
+
+def test_probabilities_are_those_of_softmax_and_nothing_where_no_data() -> None:
+    rng = np.random.default_rng(9)
+    pixels, valid = rng.normal(size=(1, 30, 26)).astype(np.float32), rng.random((30, 26)) > 0.1
+    how = {"classes": 3, "patch": 16, "overlap": 8, "stride": 2, "tile": 16}
+    plain = run(pixels, valid, pooling_network, **how)
+    out = run(pixels, valid, pooling_network, **how, probabilities=True)
+    assert np.array_equal(out.index, plain.index)
+    assert np.abs(out.confidence.astype(int) - plain.confidence).max() <= 1
+    clean = np.where(valid, pixels, 0)
+    scores = pooling_network(clean[None])[0]
+    assert np.array_equal(out.probabilities[:, valid], scaled(softmax(scores), 250)[:, valid])
+    assert (out.probabilities[:, ~valid] == 255).all()
+
+
+def test_a_predictor_that_decides_itself_is_asked_to() -> None:
+    class OnDevice:
+        def __call__(self, batch):
+            raise AssertionError("scores must stay on the device")
+
+        def decide(self, batch, confidence):
+            decisions = [decide(s, confidence=confidence) for s in pooling_network(batch)]
+            return np.stack([d.index for d in decisions]), np.stack([d.confidence for d in decisions])
+
+    rng = np.random.default_rng(10)
+    pixels, valid = rng.normal(size=(1, 30, 26)).astype(np.float32), rng.random((30, 26)) > 0.1
+    how = {"classes": 3, "patch": 16, "overlap": 8, "stride": 2, "tile": 16}
+    a, b = run(pixels, valid, pooling_network, **how), run(pixels, valid, OnDevice(), **how, batch=3)
+    assert np.array_equal(a.index, b.index)
+    assert np.array_equal(a.confidence, b.confidence)
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ from geoseg import jobs, tasks
 from geoseg.errors import ExecutionError, OutputError, SceneError, UsageError
 from geoseg.execute import Execution
 from geoseg.files import sha256
-from geoseg.jobs import PredictOptions
 from geoseg.manifest import read_manifest
 from geoseg.models.runtime import load_predictor
+from geoseg.matching import Mapping
+from geoseg.prediction import PredictOptions, prepare
 from geoseg.raster.scene import open_scene
 from geoseg.stitch import CONFIDENCE_NODATA
 
@@ -30,7 +31,7 @@ PATCH, OVERLAP, STRIDE = 64, 32, 32
 
 
 def run(scene: Path, package: Path, out: Path, *, execution=None, runtime=None, overwrite=False, **options):
-    prediction = jobs.prepare(open_scene(scene), package, PredictOptions(**options))
+    prediction = prepare(open_scene(scene), package, PredictOptions(**options))
     return jobs.predict(prediction, out, execution=execution, runtime=runtime, overwrite=overwrite)
 
 
@@ -153,7 +154,7 @@ def test_leaving_products_out_leaves_them_out(make_scene, package, tmp_path) -> 
     scene, out = make_scene(), tmp_path / "out"
     run(scene, package, out)
     assert (out / "scene.gpkg").exists()
-    outcome = run(scene, package, out, overwrite=True, confidence=False, polygons=False)
+    outcome = run(scene, package, out, overwrite=True, confidence=None, polygons=False)
     assert outcome.manifest.polygons is None
     names = ["scene_classes.qml", "scene_classes.tif", "scene_classes.tif.aux.xml", "scene_manifest.json"]
     assert sorted(p.name for p in out.iterdir()) == names
@@ -313,10 +314,11 @@ def test_killed_while_assembling_leaves_nothing_half_written_under_a_final_name(
         "import os, signal\n"
         "from pathlib import Path\n"
         "from geoseg import jobs\n"
+        "from geoseg.prediction import PredictOptions, prepare\n"
         "from geoseg.raster import cog\n"
         "from geoseg.raster.scene import open_scene\n"
         "cog._verify = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"p = jobs.prepare(open_scene({str(scene)!r}), Path({str(package)!r}), jobs.PredictOptions())\n"
+        f"p = prepare(open_scene({str(scene)!r}), Path({str(package)!r}), PredictOptions())\n"
         f"jobs.predict(p, Path({str(out)!r}))\n"
     )
     killed = subprocess.run([sys.executable, "-c", script], check=False)
@@ -340,12 +342,13 @@ def test_job_ids_tell_jobs_apart(make_scene, package) -> None:
     scene = open_scene(make_scene())
 
     def job(**options) -> str:
-        return jobs.prepare(scene, package, PredictOptions(**options)).job
+        return prepare(scene, package, PredictOptions(**options)).job
 
     different = [
-        {}, {"tile_px": 64}, {"patch_px": 128}, {"overlap_px": 0}, {"blend": True}, {"confidence": False},
+        {}, {"tile_px": 64}, {"patch_px": 128}, {"overlap_px": 0}, {"blend": True}, {"confidence": "margin"},
+        {"confidence": None}, {"probabilities": True}, {"views": "flips"},
         {"polygons": False},
-        {"mapping": jobs.Mapping(scale=2.0)}, {"mapping": jobs.Mapping(scale=1, offset=3)},
+        {"mapping": Mapping(scale=2.0)}, {"mapping": Mapping(scale=1, offset=3)},
     ]  # fmt: skip
     ids = [job(**options) for options in different]
     assert len(set(ids)) == len(ids)
@@ -365,4 +368,4 @@ def test_job_ids_tell_jobs_apart(make_scene, package) -> None:
 )
 def test_sizes_that_cannot_be_are_refused_before_any_work(make_scene, package, options, message) -> None:
     with pytest.raises(UsageError, match=message):
-        jobs.prepare(open_scene(make_scene()), package, PredictOptions(**options))
+        prepare(open_scene(make_scene()), package, PredictOptions(**options))

@@ -11,13 +11,15 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "geoseg"
 
-PURE = "files value tiling stitch regions metrics config package matching manifest"
+PURE = (
+    "files value tiling planning stitch regions metrics seams config onnxfile package matching manifest cache"
+)
 LAYERS = {
     0: {"errors", "legend", "windows"},
     1: set(PURE.split()),
     2: {"raster", "vector", "models"},
-    3: {"facts", "inference", "data", "execute", "tasks", "assemble", "products"},
-    4: {"train", "evaluate", "jobs", "polygonize", "api", "report"},
+    3: {"facts", "inference", "survey", "choice", "data", "execute", "tasks", "assemble", "products"},
+    4: {"train", "evaluate", "jobs", "prediction", "findings", "calibrate", "polygonize", "api", "report"},
     5: {"xr", "cli", "demo", "__init__", "__main__"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}

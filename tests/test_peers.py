@@ -38,9 +38,11 @@ from rasterio.transform import from_origin
 
 from geoseg import jobs, tasks
 from geoseg.errors import ExecutionError, OutputError
-from geoseg.jobs import PredictOptions
+from geoseg.matching import Mapping
 from geoseg.metrics import Scores, confusion
+from geoseg.models import runtime
 from geoseg.package import Card, read_card
+from geoseg.prediction import PredictOptions, prepare
 from geoseg.raster.scene import open_scene
 from geoseg.tiling import Lattice, TilePlan
 from geoseg.vector import geopackage
@@ -49,7 +51,7 @@ RGB = ("red", "green", "blue")
 
 
 def run(scene: Path, package: Path, out: Path, *, overwrite=False, **options) -> jobs.Outcome:
-    prediction = jobs.prepare(open_scene(scene), package, PredictOptions(**options))
+    prediction = prepare(open_scene(scene), package, PredictOptions(**options))
     return jobs.predict(prediction, out, overwrite=overwrite)
 
 
@@ -85,7 +87,7 @@ class Spy:
 @pytest.fixture
 def spy(raw_package, monkeypatch) -> Spy:
     watching = Spy(read_card(raw_package))
-    monkeypatch.setattr(tasks, "_load", lambda _task: (watching.card, watching))
+    monkeypatch.setattr(runtime, "load_predictor", lambda *_, **__: (watching.card, watching))
     return watching
 
 
@@ -133,7 +135,7 @@ def test_nan_as_nodata_is_nodata_from_the_first_read_to_the_last_polygon(
     values = np.random.default_rng(0).integers(0, 200, (3, 70, 80)).astype(np.float32)
     values[1, 10:40, 20:50] = np.nan
     path = make_raster(values, nodata=np.nan, descriptions=RGB)
-    outcome = run(path, raw_package, tmp_path / "out", mapping=jobs.Mapping(scale=1.0))
+    outcome = run(path, raw_package, tmp_path / "out", mapping=Mapping(scale=1.0))
     found = classes_of(tmp_path / "out")
     assert np.array_equal(found == 255, np.isnan(values[1]))
     assert outcome.manifest.counts.nodata == 900
@@ -185,7 +187,7 @@ def test_a_changed_tile_size_never_resumes_another_plans_parts(
 
 
 def plan_of(scene: Path, package: Path, tile_px: int) -> TilePlan:
-    return jobs.prepare(open_scene(scene), package, PredictOptions(tile_px=tile_px)).plan
+    return prepare(open_scene(scene), package, PredictOptions(tile_px=tile_px)).plan
 
 
 def stop_after(monkeypatch, count: int) -> None:

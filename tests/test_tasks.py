@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import geoseg
-from geoseg.raster.read import Pixels
 from geoseg.tasks import TileDone, moments, suspects, tally
 
 
@@ -22,10 +21,9 @@ def test_suspects_are_valid_pixels_with_one_extreme_in_every_band() -> None:
     values[:, 1, 3] = 255  # declared as nodata
     valid = np.ones((2, 4), bool)
     valid[1, 3] = False
-    everything = (slice(None), slice(None))
-    assert suspects(Pixels(values=values, valid=valid), everything) == {0: 1, 255: 1}
-    assert suspects(Pixels(values=values[:2], valid=valid), everything) == {}
-    assert suspects(Pixels(values=values.astype(float), valid=valid), everything) == {}
+    assert suspects(values, valid) == {0: 1, 255: 1}
+    assert suspects(values[:2], valid) == {}
+    assert suspects(values.astype(float), valid) == {}
 
 
 @pytest.mark.parametrize(("nodata", "warned"), [(None, True), (255, False)])
@@ -37,7 +35,7 @@ def test_undeclared_nodata_is_warned_of(make_raster, package, tmp_path, nodata, 
     manifest = geoseg.predict(scene, geoseg.load_model(package), tmp_path / "out").manifest
     assert bool(manifest.warnings) is warned
     if warned:
-        assert "33.3 % of the pixels hold 255 in every band" in manifest.warnings[0]
+        assert "34.8 % of the pixels hold 255 in every band" in manifest.warnings[0]
         assert "--nodata 255" in manifest.warnings[0]
 
 
@@ -66,6 +64,6 @@ def test_moments_are_sums_by_band() -> None:
 def test_a_record_survives_its_part() -> None:
     done = TileDone(
         row=1, col=2, pixels={0: 5, 255: 3}, area_m2={0: 0.1 + 0.2}, patches=4, seconds=0.5,
-        suspects={255: 1}, sums=[0.25, -1e-9], squares=[1.0, 2.0],
+        looked_at=9, suspects={255: 1}, sums=[0.25, -1e-9], squares=[1.0, 2.0],
     )  # fmt: skip
     assert TileDone.from_array(done.to_array()) == done

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from geoseg.errors import UsageError
 from geoseg.tiling import Axis, Lattice, TilePlan
+from geoseg.windows import Window
 
 
 @st.composite
@@ -129,3 +130,38 @@ def test_worked_example_of_the_module_docstring() -> None:
 def test_what_does_not_fit_is_refused_with_what_would(patch: int, overlap: int, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Axis(size=100, patch_px=patch, overlap_px=overlap, stride_px=32)
+
+
+@given(
+    height=st.integers(1, 90), width=st.integers(1, 90), overlap=st.sampled_from([0, 4, 8]),
+    tile=st.integers(1, 70), blend=st.booleans(), data=st.data(),
+)  # fmt: skip
+@settings(deadline=None, max_examples=80)
+def test_cores_partition_the_part_that_is_wanted(height, width, overlap, tile, blend, data) -> None:
+    row, col = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    extent = Window(row, col, data.draw(st.integers(1, height - row)), data.draw(st.integers(1, width - col)))
+    lattice = Lattice.of((height, width), patch_px=16, overlap_px=overlap, stride_px=4)
+    plan = TilePlan(lattice=lattice, tile_px=tile, blend=blend, extent=extent)
+    covered = np.zeros((height, width), int)
+    whole = TilePlan(lattice=lattice, tile_px=tile, blend=blend)
+    known = {p for t in whole for p in t.patches}
+    for piece in plan:
+        covered[piece.core.slices()] += 1
+        assert piece.core.size
+        assert set(piece.patches) <= known
+        says = [p.window if blend else p.support for p in piece.patches]
+        assert all(s.intersect(piece.core).size for s in says)
+        seen = np.zeros((height, width), bool)
+        for say in says:
+            seen[say.intersect(piece.core).slices()] = True
+        assert seen[piece.core.slices()].all()
+    inside = np.zeros_like(covered)
+    inside[extent.slices()] = 1
+    assert np.array_equal(covered, inside)
+    assert plan.patches == sum(len(t.patches) for t in plan)
+    assert plan.largest_core_px >= max(t.core.size for t in plan)
+    assert plan.largest_reach_px >= max(t.reach.size for t in plan)
+    rows, cols = plan.cuts
+    supports = [p.support.intersect(extent) for t in plan for p in t.patches]
+    assert set(rows) == {s.row for s in supports if s.size} - {extent.row}
+    assert set(cols) == {s.col for s in supports if s.size} - {extent.col}

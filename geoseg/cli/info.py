@@ -11,9 +11,10 @@ from geoseg.cli.console import Console, command_options
 from geoseg.cli.scenes import open_source
 from geoseg.facts import facts_of
 from geoseg.matching import Mapping, mismatches
-from geoseg.package import CARD_NAME, Card, read_card
+from geoseg.package import read_card
 
 if TYPE_CHECKING:
+    from geoseg.package import Band, Card, Context
     from geoseg.raster.scene import Scene
 
 
@@ -30,7 +31,7 @@ def command(
 
     With --model, the exit code is 1 when they do not fit.
     """
-    if (Path(target) / CARD_NAME).exists() or Path(target).is_dir():
+    if Path(target).is_dir() or target.endswith(".onnx"):
         facts = _card_facts(read_card(Path(target)))
         console.result(facts, console.facts(target, facts))
         return
@@ -47,19 +48,36 @@ def command(
 
 
 def _card_facts(card: Card) -> dict[str, Any]:
-    gsd = card.gsd
+    gsd, network = card.gsd, card.architecture
     return {
-        "architecture": f"{card.architecture.name} / {card.architecture.encoder}",
-        "bands": [f"{b.name} (mean {b.mean:.6g}, std {b.std:.6g})" for b in card.bands],
+        "architecture": f"{network.name} / {network.encoder}" if network else "an ONNX graph",
+        "bands": [_band_text(band) for band in card.bands],
         "dtype": card.dtype,
         "gsd_m": "any" if gsd is None else f"{gsd.min_m:.3g} to {gsd.max_m:.3g}",
         "classes": [f"{c.id} {c.name}" for c in card.legend.classes],
         "patch_px": card.patch_px,
         "overlap_px": card.overlap_px,
         "stride_px": card.stride_px,
+        "context": _context_text(card.context),
+        "memory_per_call": "not measured"
+        if card.call_bytes_per_px is None
+        else f"{card.call_bytes_per_px} bytes per pixel of a patch",
         "licence": card.licence or "not stated",
         "fingerprint": card.fingerprint,
     }
+
+
+def _band_text(band: Band) -> str:
+    steps = "".join(f"{step.step}, " for step in band.steps)
+    return f"{band.name} ({steps}mean {band.mean:.6g}, std {band.std:.6g})"
+
+
+def _context_text(context: Context | None) -> str:
+    if context is None:
+        return "not measured"
+    if context.radius_px is None:
+        return f"the whole patch (changes by {context.change:.2g} even {context.searched_px} px away)"
+    return f"{context.radius_px} px (beyond: less than {context.tolerance:g} of a probability)"
 
 
 def _scene_facts(scene: Scene) -> dict[str, Any]:

@@ -1,23 +1,53 @@
-"""Options that predict and plan share."""
+"""Options that predict and plan share, and what they mean."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from geoseg.jobs import PredictOptions
+from geoseg.errors import UsageError
+from geoseg.inference import VIEWS
 from geoseg.matching import Mapping
+from geoseg.prediction import PredictOptions
+from geoseg.raster.aoi import read_aoi
+from geoseg.stitch import CONFIDENCES
 from geoseg.tiling import TILE_PX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from geoseg.raster.aoi import Aoi
+    from geoseg.raster.scene import Scene
+
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[int | None]
 else:
     _ParamType = click.ParamType  # generic only in recent versions of click
+
+
+class _Memory(_ParamType):
+    """Bytes, from a number with a unit."""
+
+    name = "size"
+
+    def convert(
+        self,
+        value: Any,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> int | None:
+        if isinstance(value, int):
+            return value
+        parts = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", str(value).lower())
+        if parts is None or parts[2] not in _UNITS:
+            self.fail(f"{value!r} is no size; write 800MB, 2.5GB or 2GiB", param, ctx)
+        return int(float(parts[1]) * _UNITS[parts[2]])
 
 
 class _PxOrAuto(_ParamType):
@@ -39,8 +69,15 @@ class _PxOrAuto(_ParamType):
 _SCENE_OPTIONS = (
     click.argument("scenes", nargs=-1, required=True, metavar="SCENE..."),
     click.option(
-        "-m", "--model", required=True, type=click.Path(), metavar="MODEL", help="Model package: a folder."
+        "-m",
+        "--model",
+        required=True,
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="MODEL",
+        help="Model package: a folder, or an exported ONNX file. Several vote.",
     ),
+    click.option("--mosaic", is_flag=True, help="All SCENE files together are one scene."),
     click.option(
         "--bands", metavar="NAME,...", help="Names of the file's bands in order, '_' leaves one out."
     ),
@@ -48,15 +85,35 @@ _SCENE_OPTIONS = (
     click.option("--scale", type=float, help="Value * SCALE + OFFSET is in the model's units."),
     click.option("--offset", type=float, default=0.0, show_default=True, help="Added after scaling."),
     click.option("--any-gsd", is_flag=True, help="Accept any pixel size."),
-    click.option("--name", help="Name of a scene of band files (NAME=PATH arguments)."),
-    click.option("--patch-size", type=click.IntRange(1), metavar="PX", help="Side of what the network sees."),
+    click.option("--name", help="Name of a mosaic or of a scene of band files (NAME=PATH arguments)."),
+    click.option("--aoi", type=click.Path(), metavar="FILE", help="Map only what lies in these polygons."),
+    click.option(
+        "--bbox",
+        type=float,
+        nargs=4,
+        metavar="XMIN YMIN XMAX YMAX",
+        help="Map only this box, in the scene's CRS or that of --bbox-crs.",
+    ),
+    click.option("--bbox-crs", metavar="EPSG:...", help="CRS of --bbox."),
+    click.option(
+        "--patch-size",
+        type=click.IntRange(1),
+        metavar="PX",
+        help="Side of what the network sees. [default: what wastes little and fits the memory]",
+    ),
+    click.option(
+        "--memory",
+        type=_Memory(),
+        metavar="SIZE",
+        help="For the network calls of a process together, e.g. 2GB. [default: 3GB each]",
+    ),
     click.option(
         "--overlap",
         type=_PxOrAuto(),
         default="auto",
         show_default=True,
         metavar="PX|auto",
-        help="Pixels neighbouring patches share; auto takes the package's own value.",
+        help="Pixels neighbouring patches share; auto: twice the distance the network looks.",
     ),
     click.option(
         "--tile-size",
@@ -71,9 +128,24 @@ _SCENE_OPTIONS = (
         type=click.Choice(["auto", "centre", "blend"]),
         default="auto",
         show_default=True,
-        help="Split overlaps at their midpoint, or weigh all patches; auto asks the architecture.",
+        help="Split overlaps at their midpoint, or weigh all patches; auto asks the package.",
+    ),
+    click.option(
+        "--tta",
+        type=click.Choice(VIEWS),
+        default="one",
+        show_default=True,
+        help="Views of each patch that vote: mirrored ones (4 times the work), or all eight.",
+    ),
+    click.option(
+        "--confidence",
+        type=click.Choice(CONFIDENCES),
+        default="probability",
+        show_default=True,
+        help="Of the class; its lead over the next; 1 - entropy.",
     ),
     click.option("--no-confidence", is_flag=True, help="Leave the confidence raster out."),
+    click.option("--probabilities", is_flag=True, help="Write the probability of every class, too."),
     click.option("--no-polygons", is_flag=True, help="Leave the GeoPackage out."),
 )
 
@@ -92,7 +164,20 @@ def predict_options(given: dict[str, Any]) -> PredictOptions:
         overlap_px=given["overlap"],
         tile_px=given["tile_size"],
         blend=None if given["stitch"] == "auto" else given["stitch"] == "blend",
-        confidence=not given["no_confidence"],
+        memory=given["memory"],
+        views=given["tta"],
+        confidence=None if given["no_confidence"] else given["confidence"],
+        probabilities=given["probabilities"],
         polygons=not given["no_polygons"],
         mapping=Mapping(scale=given["scale"], offset=given["offset"], any_gsd=given["any_gsd"]),
     )
+
+
+def area_of_interest(scene: Scene, given: dict[str, Any]) -> Aoi | None:
+    """The area wanted of a scene, from click's dictionary; None: all of it."""
+    path, bbox, crs = given["aoi"], given["bbox"], given["bbox_crs"]
+    if path is None and bbox is None:
+        if crs is not None:
+            raise UsageError("--bbox-crs says of what CRS --bbox is: give that, too")
+        return None
+    return read_aoi(path, bbox, scene, bbox_crs=crs)

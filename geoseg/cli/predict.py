@@ -9,11 +9,12 @@ import click
 
 from geoseg import jobs
 from geoseg.cli.console import Console, command_options
-from geoseg.cli.options import predict_options, prediction_options
+from geoseg.cli.options import area_of_interest, predict_options, prediction_options
 from geoseg.cli.scenes import SceneSource, open_source, sources
 from geoseg.errors import ExecutionError, GeosegError, PartialError, UsageError
 from geoseg.execute import Execution, default_threads
-from geoseg.tasks import Runtime
+from geoseg.prediction import prepare
+from geoseg.tasks import RUNTIME_NAMES, Runtime
 
 if TYPE_CHECKING:
     from geoseg.manifest import Manifest
@@ -25,19 +26,21 @@ if TYPE_CHECKING:
 @click.option("-o", "--out", required=True, type=click.Path(), metavar="DIR", help="Output folder.")
 @click.option(
     "--runtime",
-    type=click.Choice(["torch"]),
-    default="torch",
+    type=click.Choice(["auto", *RUNTIME_NAMES]),
+    default="auto",
     show_default=True,
-    help="What runs the network.",
+    help="What runs the network; auto: the fastest here that labels a sample as torch does.",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
-@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Patches at once.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), help="Patches at once. [default: 1, on a GPU what fits]"
+)
 @click.option(
     "--threads",
     type=click.IntRange(1),
     default=default_threads,
     show_default="one per core, at most 8",
-    help="Tiles at once in this process.",
+    help="Cores this process uses.",
 )
 @click.option("--workers", type=click.IntRange(0), default=0, help="Dask worker processes of our own.")
 @click.option("--scheduler", metavar="ADDRESS|FILE", help="A running Dask cluster.")
@@ -45,11 +48,18 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Redo, and replace what is there.")
 @command_options
 def command(
-    *, console: Console, scenes: tuple[str, ...], model: str, out: str, overwrite: bool, **given: Any
+    *,
+    console: Console,
+    scenes: tuple[str, ...],
+    model: tuple[Path, ...],
+    out: str,
+    overwrite: bool,
+    **given: Any,
 ) -> None:
     """Label every pixel of each SCENE and write rasters, polygons and a manifest.
 
-    SCENE is a raster file; NAME=PATH arguments together are one scene of band files. Writes
+    SCENE is a raster file; NAME=PATH arguments together are one scene of band files, and with --mosaic all
+    files together are one scene. Writes
     NAME_classes.tif, NAME_confidence.tif, NAME.gpkg and NAME_manifest.json into DIR. The same command again
     does nothing when all is complete, and goes on where it was cut off when it is not.
     """
@@ -60,12 +70,13 @@ def command(
         resources=(("GPU", 1.0),) if given["gpu_resource"] else (),
     )
     options = predict_options(given)
-    runtime = Runtime(device=given["device"], batch_size=given["batch_size"])
+    runtime = Runtime(name=given["runtime"], device=given["device"], batch_size=given["batch_size"])
     outcomes: list[jobs.Outcome] = []
     failures: list[tuple[SceneSource, Exception]] = []
-    for source, scene in _open_all(sources(scenes), given, failures):
+    for source, scene in _open_all(sources(scenes, mosaic=given["mosaic"]), given, failures):
         try:
-            prediction = jobs.prepare(scene, Path(model), options)
+            aoi = area_of_interest(scene, given)
+            prediction = prepare(scene, model, options, aoi=aoi)
             with console.progress(scene.name) as report:
                 outcome = jobs.predict(
                     prediction,

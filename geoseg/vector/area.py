@@ -6,6 +6,7 @@ Planar areas mislead: web Mercator is four times too large at latitude 60, and d
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,11 +32,11 @@ _DIFFERENCE_M = 1000.0
 _ROWS_AT_ONCE = 256
 
 
-def pixel_areas(geobox: GeoBox, window: Window) -> NDArray[np.float64]:
+def pixel_areas(geobox: GeoBox, window: Window) -> NDArray[np.floating]:
     """Area in m2 of each pixel of `window`, in a shape that broadcasts to the window's.
 
     The area of a pixel does not depend on the window it is asked for with. Areas that vary are rounded to
-    24 bits (3e-8 of their value): sums of up to 2**29 similar pixels are then exact in float64, hence the
+    24 bits (6e-8 of their value): sums of up to 2**29 similar pixels are then exact in float64, hence the
     same in any order, hence for any tiling.
 
     Unrotated geographic grids give (height, 1), planar CRSs without a tie to the Earth (1, 1), others the
@@ -97,22 +98,26 @@ def _of_parallels(crs: CRS, transform: Affine, window: Window, *, radian: float)
     return _round24((geod.b**2 / 2 * width * np.abs(np.diff(from_equator)))[:, None])
 
 
-def _interpolated(crs: CRS, transform: Affine, window: Window, *, size_m: float) -> NDArray[np.float64]:
+def _interpolated(crs: CRS, transform: Affine, window: Window, *, size_m: float) -> NDArray[np.float32]:
     """Areas interpolated linearly between the nodes of a lattice fixed to the scene."""
     step = int(np.clip(_LATTICE_M / size_m, 1, _LATTICE_MAX_PX))
     node_rows = np.arange(window.row // step, -(-window.stop_row // step) + 1) * step
     node_cols = np.arange(window.col // step, -(-window.stop_col // step) + 1) * step
     nodes = _at_points(crs, transform, node_rows, node_cols, reach_px=_DIFFERENCE_M / size_m)
     nodes = _fill_outside(nodes, crs, transform, window)
-    areas = np.empty(window.shape)
+    areas = np.empty(window.shape, np.float32)
     j, v = _between(window.col, window.stop_col, step)
+    cells = [slice(a, b) for a, b in pairwise([0, *(np.flatnonzero(np.diff(j)) + 1).tolist(), len(j)])]
     for start in range(window.row, window.stop_row, _ROWS_AT_ONCE):
         stop = min(start + _ROWS_AT_ONCE, window.stop_row)
         i, u = _between(start, stop, step)
         i += start // step - window.row // step
         across = nodes[i] * (1 - u)[:, None] + nodes[i + 1] * u[:, None]
-        block = across[:, j] * (1 - v) + across[:, j + 1] * v
-        areas[start - window.row : stop - window.row] = _round24(block)
+        rows = areas[start - window.row : stop - window.row]
+        for cell in cells:
+            left, right = across[:, j[cell.start]], across[:, j[cell.start] + 1]
+            block = np.multiply.outer((right - left).astype(np.float32), v[cell].astype(np.float32))
+            np.add(block, left.astype(np.float32)[:, None], out=rows[:, cell])
     return areas
 
 

@@ -60,7 +60,7 @@ def trace_tile(
     classes: NDArray[np.uint8],
     *,
     confidence: NDArray[np.uint8] | None,
-    pixel_area: NDArray[np.float64],
+    pixel_area: NDArray[np.floating],
     core: Window,
     nodata: int,
 ) -> TileRegions:

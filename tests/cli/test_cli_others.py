@@ -223,12 +223,12 @@ def test_exit_codes_and_screens_of_a_real_process(make_scene, package, tmp_path)
 def test_what_nobody_foresaw_is_a_message_and_exit_code_1(
     geoseg, make_scene, package, tmp_path, monkeypatch
 ) -> None:
-    from geoseg import jobs
+    from geoseg.cli import plan
 
     def surprise(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(jobs, "prepare", surprise)
+    monkeypatch.setattr(plan, "prepare", surprise)
     answer = geoseg("plan", make_scene(), "-m", package)
     assert answer.code == 1
     assert answer.message.startswith("unexpected ZeroDivisionError: a bug. Run with -v")

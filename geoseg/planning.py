@@ -1,0 +1,131 @@
+"""Which patches, what overlap, which way of stitching: what is chosen where the user chooses nothing.
+
+A choice depends on the card, the shape of the scene and what the user says, and on nothing else: not on the
+machine, the workers or the moment. So the same job has the same lattice everywhere, and the same map.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from geoseg.errors import UsageError, explain
+from geoseg.tiling import TILE_PX, Axis, Lattice, TilePlan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from geoseg.package import Card
+    from geoseg.windows import Window
+
+CALL_BYTES = 3_000_000_000
+"""Memory one network call may take where the user says nothing: 2300 px patches of a U-Net on ResNet-18."""
+_ENOUGH = 1.05
+"""Larger patches are not worth their memory where they save less than this factor of work."""
+_LEAST_STEP = 4
+"""A patch is at least its overlap and this many strides, however little memory there is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demands:
+    """What one network, or several used together, ask of patches."""
+
+    stride_px: int
+    overlap_px: int
+    """Where the user names none."""
+    patch_px: int
+    """As the package says: used where nothing better is known."""
+    blend: bool
+    """A score depends on the whole patch, so that overlapping patches should be weighed."""
+    call_bytes_per_px: int | None
+    """Memory of a network call over pixels of its patch; None: not measured."""
+
+    @classmethod
+    def of(cls, cards: Sequence[Card], *, blend: bool) -> Demands:
+        """What all `cards` ask for together; `blend` decides for those whose context was not measured."""
+        stride = math.lcm(*(card.stride_px for card in cards))
+        measured = [card.call_bytes_per_px for card in cards if card.call_bytes_per_px is not None]
+        return cls(
+            stride_px=stride,
+            overlap_px=max(_up(_overlap(card), stride) for card in cards),
+            patch_px=_up(max(card.patch_px for card in cards), stride),
+            blend=any(is_global(card, unmeasured=blend) for card in cards),
+            call_bytes_per_px=max(measured) if len(measured) == len(cards) else None,
+        )
+
+
+def is_global(card: Card, *, unmeasured: bool) -> bool:
+    """True where a score depends on the whole patch; `unmeasured` where the card does not know."""
+    return unmeasured if card.context is None else card.context.radius_px is None
+
+
+def plan_tiles(
+    shape: tuple[int, int],
+    demands: Demands,
+    *,
+    patch_px: int | None = None,
+    overlap_px: int | None = None,
+    tile_px: int = TILE_PX,
+    blend: bool | None = None,
+    call_bytes: int | None = None,
+    extent: Window | None = None,
+) -> TilePlan:
+    """The plan for a scene of `shape` (height, width); None chooses.
+
+    Raises:
+        UsageError: patch and overlap do not fit each other or the network's stride, or memory is too little.
+    """
+    overlap = demands.overlap_px if overlap_px is None else overlap_px
+    blended = demands.blend if blend is None else blend
+    patch = patch_px or _choose_patch(shape, demands, overlap, blended=blended, call_bytes=call_bytes)
+    lattice = Lattice.of(shape, patch_px=patch, overlap_px=overlap, stride_px=demands.stride_px)
+    return TilePlan(lattice=lattice, tile_px=tile_px, blend=blended, extent=extent)
+
+
+def _choose_patch(
+    shape: tuple[int, int], demands: Demands, overlap: int, *, blended: bool, call_bytes: int | None
+) -> int:
+    """The smallest patch with which nearly as little is computed twice as memory allows."""
+    stride, per_px = demands.stride_px, demands.call_bytes_per_px
+    least = overlap + _LEAST_STEP * stride
+    if blended or per_px is None:
+        # What pools over a patch was trained on patches of this size. Memory was not measured: no promises.
+        return demands.patch_px
+    most = int(math.sqrt((call_bytes or CALL_BYTES) / per_px)) // stride * stride
+    if most < least:
+        if call_bytes is None:
+            return least
+        raise _too_little(least, per_px, call_bytes, overlap)
+    work = {patch: _work(shape, patch, overlap, stride) for patch in range(least, most + 1, stride)}
+    enough = _ENOUGH * min(work.values())
+    return next(patch for patch, px in work.items() if px <= enough)
+
+
+def _work(shape: tuple[int, int], patch: int, overlap: int, stride: int) -> int:
+    """Pixels the network is given."""
+    rows, cols = (Axis(size=size, patch_px=patch, overlap_px=overlap, stride_px=stride) for size in shape)
+    return rows.count * rows.length * cols.count * cols.length
+
+
+def _overlap(card: Card) -> int:
+    """Twice the context radius: where patches meet, each has that much around it."""
+    if card.context is None or card.context.radius_px is None:
+        return card.overlap_px
+    return 2 * card.context.radius_px
+
+
+def _up(px: int, stride: int) -> int:
+    return -(-px // stride) * stride
+
+
+def _too_little(least: int, per_px: int, call_bytes: int, overlap: int) -> UsageError:
+    return UsageError(
+        explain(
+            "there is too little memory for a patch",
+            at=f"patches of at least {least} px ({overlap} px of overlap)",
+            expected=f"at least {least * least * per_px / 1e6:.0f} MB for a network call",
+            found=f"{call_bytes / 1e6:.0f} MB",
+            change="Allow more with --memory, or say --overlap with fewer pixels (seams may show).",
+        )
+    )

@@ -1,0 +1,196 @@
+"""A scene matched with model packages and planned: everything that is known before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from geoseg.errors import MismatchError, UsageError, explain
+from geoseg.facts import facts_of, plan_facts
+from geoseg.inference import Request, Views
+from geoseg.manifest import job_id
+from geoseg.matching import Mapping, require_match
+from geoseg.models.catalogue import describe
+from geoseg.package import Card, read_card
+from geoseg.planning import Demands, plan_tiles
+from geoseg.tiling import TILE_PX, TilePlan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from geoseg.raster.aoi import Aoi
+    from geoseg.raster.scene import Scene
+    from geoseg.stitch import Confidence
+    from geoseg.windows import Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictOptions:
+    """What may be chosen for a prediction; None chooses by the package and the scene."""
+
+    patch_px: int | None = None
+    overlap_px: int | None = None
+    tile_px: int = TILE_PX
+    blend: bool | None = None
+    """Weigh overlapping patches instead of splitting overlaps at their midpoint; None: only for networks
+    with global context, whose scores depend on where in the patch a pixel lies, however wide the overlap."""
+    memory: int | None = None
+    """Bytes that the network calls of a process may take together; None: 3 GB each, and no more of them at
+    once than fit half of this machine's memory."""
+    views: Views = "one"
+    """Test-time augmentation."""
+    confidence: Confidence | None = "probability"
+    """What the confidence raster says; None: it is left out."""
+    probabilities: bool = False
+    """Write the probability of every class, too."""
+    polygons: bool = True
+    """Write the GeoPackage."""
+    mapping: Mapping = field(default_factory=Mapping)
+
+    def __post_init__(self) -> None:
+        for name, size in (("patch", self.patch_px), ("tile", self.tile_px)):
+            if size is not None and size < 1:
+                raise UsageError(f"the {name} size must be at least 1 px, not {size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """A scene matched with packages and planned; nothing has been computed."""
+
+    scene: Scene
+    """Its bands are those the packages need."""
+    packages: tuple[Path, ...]
+    """One, or several that vote."""
+    cards: tuple[Card, ...]
+    plan: TilePlan
+    options: PredictOptions
+    aoi: Aoi | None = None
+    """The area that is wanted; None: the whole scene."""
+
+    @property
+    def card(self) -> Card:
+        """Of the first package: legend and names are those of all."""
+        return self.cards[0]
+
+    @property
+    def geobox(self) -> GeoBox:
+        """The product's grid: the scene's, or the part of it that is wanted."""
+        return geobox_of(self.scene.geobox, self.plan.window)
+
+    @property
+    def request(self) -> Request:
+        """What is wanted of each tile."""
+        mapping = self.options.mapping
+        return Request(
+            classes=len(self.card.legend),
+            blend=self.plan.blend,
+            confidence=self.options.confidence,
+            probabilities=self.options.probabilities,
+            views=self.options.views,
+            scale=1.0 if mapping.scale is None else mapping.scale,
+            offset=mapping.offset,
+        )
+
+    @property
+    def call_bytes(self) -> int | None:
+        """What one network call takes; None: nobody has measured it."""
+        per_px = [card.call_bytes_per_px for card in self.cards]
+        lattice = self.plan.lattice
+        area = lattice.rows.length * lattice.cols.length
+        return None if None in per_px else max(px for px in per_px if px) * area
+
+    @cached_property
+    def job(self) -> str:
+        """Id of this job: equal ids mean equal products."""
+        return job_id(
+            scene=self.scene.fingerprint,
+            package="+".join(card.fingerprint for card in self.cards),
+            plan=plan_facts(self.plan),
+            options=self.option_facts,
+        )
+
+    @property
+    def option_facts(self) -> dict[str, Any]:
+        """The options that shape the product, for the manifest."""
+        mapping = self.options.mapping
+        return {
+            "blend": self.plan.blend,
+            "views": self.options.views,
+            "confidence": self.options.confidence,
+            "probabilities": self.options.probabilities,
+            "polygons": self.options.polygons,
+            "scale": mapping.scale,
+            "offset": mapping.offset,
+            "aoi": None if self.aoi is None else self.aoi.digest,
+        }
+
+
+def prepare(
+    scene: Scene, packages: Path | Sequence[Path], options: PredictOptions, *, aoi: Aoi | None = None
+) -> Prediction:
+    """The scene matched with the packages and cut into tiles. Reads headers only.
+
+    Raises:
+        PackageError: a package cannot be trusted.
+        MismatchError: the scene is not what a package was made for, or packages do not go together.
+        UsageError: patch or overlap do not fit the network's stride.
+    """
+    paths = tuple(packages) if isinstance(packages, Sequence) else (packages,)
+    cards = tuple(read_card(path) for path in paths)
+    _require_one_legend(paths, cards)
+    facts = facts_of(scene)
+    for card in cards:
+        require_match(card, facts, options.mapping)
+    plan = plan_tiles(
+        scene.window.shape,
+        Demands.of(cards, blend=any(has_global_context(card) for card in cards)),
+        patch_px=options.patch_px,
+        overlap_px=options.overlap_px,
+        tile_px=options.tile_px,
+        blend=options.blend,
+        call_bytes=options.memory,
+        extent=None if aoi is None else aoi.extent,
+    )
+    names = tuple(dict.fromkeys(name for card in cards for name in card.band_names))
+    return Prediction(
+        scene=scene.select(names),
+        packages=tuple(path.resolve() for path in paths),
+        cards=cards,
+        plan=plan,
+        options=options,
+        aoi=aoi,
+    )
+
+
+def has_global_context(card: Card) -> bool:
+    """True when a score depends on the whole patch: as measured, else as the architecture is known to."""
+    if card.context is not None:
+        return card.context.radius_px is None
+    return card.architecture is not None and describe(card.architecture.name).context == "global"
+
+
+def _require_one_legend(paths: Sequence[Path], cards: Sequence[Card]) -> None:
+    first = [(c.id, c.name) for c in cards[0].legend.classes]
+    for path, card in zip(paths, cards, strict=True):
+        if [(c.id, c.name) for c in card.legend.classes] != first:
+            raise MismatchError(
+                explain(
+                    "networks with different classes cannot vote",
+                    at=path,
+                    expected=f"{', '.join(cards[0].legend.names)}, as in {paths[0]}",
+                    found=", ".join(card.legend.names),
+                    change="Predict with each of them by itself.",
+                )
+            )
+
+
+def geobox_of(geobox: GeoBox, window: Window) -> GeoBox:
+    """The grid of a window of a grid, in arithmetic that affine 2 and 3 agree on."""
+    a, b, c, d, e, f = list(geobox.affine)[:6]
+    corner = (c + a * window.col + b * window.row, f + d * window.col + e * window.row)
+    return GeoBox(window.shape, Affine(a, b, corner[0], d, e, corner[1]), geobox.crs)

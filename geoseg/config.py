@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_BYTES = 1024 * 1024
+_MAX_PX = 65536
 T = TypeVar("T")
 Location = tuple[int | str, ...]
 
@@ -43,6 +44,18 @@ class _RuleError(ValueError):
     def __init__(self, message: str, *where: int | str) -> None:
         super().__init__(message)
         self.where = where
+
+
+def _auto_or(least: int) -> BeforeValidator:
+    """Refuses at once what is neither; a union would tell of each alternative apart."""
+
+    def check(value: Any) -> Any:
+        is_size = isinstance(value, int) and not isinstance(value, bool)
+        if value == "auto" or (is_size and least <= value <= _MAX_PX):
+            return value
+        raise ValueError(f"should be `auto` or a number of pixels, {least} to {_MAX_PX}")
+
+    return BeforeValidator(check)
 
 
 class LabelSource(Value):
@@ -160,12 +173,19 @@ class Training(Value):
 class Inference(Value):
     """Defaults stored in the package for prediction."""
 
-    patch_px: Px = Field(default=512, description="Side of the patches the network is given")
-    overlap_px: int = Field(default=128, ge=0, description="Pixels neighbouring patches share")
+    patch_px: Annotated[int | Literal["auto"], _auto_or(1)] = Field(
+        default="auto",
+        description="Side of the patches the network is given; auto: as in training, or twice the overlap",
+    )
+    overlap_px: Annotated[int | Literal["auto"], _auto_or(0)] = Field(
+        default="auto",
+        description="Pixels neighbouring patches share; auto: twice the context radius, which is measured on "
+        "the trained network, or half a patch where that network looks at the whole patch",
+    )
 
     @model_validator(mode="after")
     def _overlap_fits(self) -> Self:
-        if self.overlap_px >= self.patch_px:
+        if self.patch_px != "auto" and self.overlap_px != "auto" and self.overlap_px >= self.patch_px:
             raise _RuleError(f"must be smaller than patch_px {self.patch_px}", "overlap_px")
         return self
 

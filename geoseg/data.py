@@ -21,7 +21,8 @@ import numpy as np
 from geoseg.errors import LabelError, SceneError, UsageError, explain
 from geoseg.legend import IGNORE_INDEX
 from geoseg.raster.labels import Labels, open_labels, read_labels
-from geoseg.raster.read import is_remote, read_window
+from geoseg.raster.read import read_window
+from geoseg.raster.remote import is_remote
 from geoseg.raster.scene import Scene, open_scene, open_stack
 from geoseg.windows import Window
 

@@ -104,7 +104,7 @@ def tile_tasks(
     for row, col in places:
         tile = prediction.plan.tile(row, col)
         yield PredictTask(
-            scene=prediction.scene,
+            scene=prediction.scene.near(tile.reach.intersect(prediction.scene.window)),
             members=members,
             tile=tile,
             place=_place(prediction, tile),

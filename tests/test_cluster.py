@@ -20,7 +20,7 @@ import rasterio
 from geoseg import execute, jobs
 from geoseg.errors import ExecutionError, UsageError
 from geoseg.execute import Execution, open_executor, run_tasks
-from geoseg.jobs import PredictOptions
+from geoseg.prediction import PredictOptions, prepare
 from geoseg.raster.scene import open_scene
 
 TILE_PX = 40
@@ -99,7 +99,7 @@ def serial(scene, package, tmp_path) -> dict[str, bytes]:
 
 
 def predict(scene: Path, package: Path, out: Path, execution: Execution) -> jobs.Outcome:
-    prediction = jobs.prepare(open_scene(scene), package, PredictOptions(tile_px=TILE_PX))
+    prediction = prepare(open_scene(scene), package, PredictOptions(tile_px=TILE_PX))
     return jobs.predict(prediction, out, execution=execution)
 
 

@@ -92,6 +92,21 @@ def test_a_good_file(written) -> None:
         ("training: {", "training: {seed: 1, ", "15:42: found duplicate key"),
         ("bands: [red, nir]", "bands: !!python/tuple [red]", "5:8: could not determine a constructor"),
         ("bands: [red, nir]", "bands: [red, nir", "6:7: expected"),
+        (
+            "training: {",
+            "inference: {patch_px: 64, overlap_px: 64}\ntraining: {",
+            "15:39: inference.overlap_px: must be smaller than patch_px 64",
+        ),
+        (
+            "training: {",
+            "inference: {overlap_px: -1}\ntraining: {",
+            "15:25: inference.overlap_px: should be `auto` or a number of pixels, 0 to 65536",
+        ),
+        (
+            "training: {",
+            "inference: {patch_px: half}\ntraining: {",
+            "15:23: inference.patch_px: should be `auto` or a number of pixels, 1 to 65536",
+        ),
         ("seed: 012", "minutes: .inf", "15:42: training.minutes: Input should be a finite number"),
     ],
 )
@@ -160,4 +175,6 @@ def test_the_module_prints_the_schema_and_stays_light() -> None:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_configurations_are_valid(path: Path) -> None:
     config = load(path, TrainConfig)
-    assert config.inference.patch_px % 32 == config.inference.overlap_px % 32 == 0
+    assert all(
+        px == "auto" or px % 32 == 0 for px in (config.inference.patch_px, config.inference.overlap_px)
+    )

@@ -86,7 +86,9 @@ def test_the_forbidden_lists_name_modules_that_exist() -> None:
     assert {m for m, _ in modules()} == set(LAYER)
 
 
-@pytest.mark.parametrize("arguments", ["", "--help", "models", "plan SCENE -m MODEL", "info SCENE -m MODEL"])
+@pytest.mark.parametrize(
+    "arguments", ["", "--help", "models", "plan SCENE -m MODEL --no-run", "info SCENE -m MODEL"]
+)
 def test_cheap_commands_load_neither_torch_nor_dask(arguments: str, make_scene, package) -> None:
     """Of Dask, odc-geo loads the core package (0.1 s); arrays and the cluster are what costs seconds."""
     arguments = arguments.replace("SCENE", str(make_scene())).replace("MODEL", str(package))

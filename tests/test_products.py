@@ -20,8 +20,8 @@ from rio_cogeo import cog_validate
 
 from geoseg import jobs
 from geoseg.errors import OutputError
-from geoseg.jobs import PredictOptions
 from geoseg.manifest import read_manifest
+from geoseg.prediction import PredictOptions, prepare
 from geoseg.products import Product
 from geoseg.raster.scene import open_scene
 
@@ -44,7 +44,7 @@ def product(tmp_path_factory, package, legend) -> Path:
         dataset.write(values)
     scene = open_scene(path, bands=("red", "green", "blue"))
     options = PredictOptions(patch_px=128, tile_px=200)
-    outcome = jobs.predict(jobs.prepare(scene, package, options), folder / "out")
+    outcome = jobs.predict(prepare(scene, package, options), folder / "out")
     assert outcome.manifest.plan["tiles"] == 9
     return folder / "out"
 

@@ -15,6 +15,8 @@ _COMMANDS = {
     "train": ("geoseg.cli.train", "Train a model package from scenes and labels."),
     "evaluate": ("geoseg.cli.evaluate", "Score a class raster against reference labels."),
     "info": ("geoseg.cli.info", "What a scene or a model is, and whether they fit together."),
+    "export": ("geoseg.cli.export", "A model package as one ONNX file that any runtime predicts from."),
+    "wrap": ("geoseg.cli.wrap", "A model package from an ONNX file made elsewhere."),
     "models": ("geoseg.cli.models", "Every architecture, with its paper."),
 }
 

@@ -86,7 +86,15 @@ _SCENE_OPTIONS = (
     click.option("--offset", type=float, default=0.0, show_default=True, help="Added after scaling."),
     click.option("--any-gsd", is_flag=True, help="Accept any pixel size."),
     click.option("--name", help="Name of a mosaic or of a scene of band files (NAME=PATH arguments)."),
+    click.option(
+        "--resampling",
+        type=click.Choice(["nearest", "bilinear", "cubic"]),
+        default="bilinear",
+        show_default=True,
+        help="How band files of coarser pixels are brought to the finest ones.",
+    ),
     click.option("--aoi", type=click.Path(), metavar="FILE", help="Map only what lies in these polygons."),
+    click.option("--aoi-layer", metavar="NAME", help="Layer of the --aoi file, where it has several."),
     click.option(
         "--bbox",
         type=float,
@@ -180,4 +188,4 @@ def area_of_interest(scene: Scene, given: dict[str, Any]) -> Aoi | None:
         if crs is not None:
             raise UsageError("--bbox-crs says of what CRS --bbox is: give that, too")
         return None
-    return read_aoi(path, bbox, scene, bbox_crs=crs)
+    return read_aoi(path, bbox, scene, layer=given["aoi_layer"], bbox_crs=crs)

@@ -10,7 +10,7 @@ import click
 from geoseg import jobs
 from geoseg.cli.console import Console, command_options
 from geoseg.cli.options import area_of_interest, predict_options, prediction_options
-from geoseg.cli.scenes import SceneSource, open_source, sources
+from geoseg.cli.scenes import SceneSource, open_given, sources
 from geoseg.errors import ExecutionError, GeosegError, PartialError, UsageError
 from geoseg.execute import Execution, default_threads
 from geoseg.prediction import prepare
@@ -104,7 +104,7 @@ def _open_all(
     names: dict[str, SceneSource] = {}
     for source in wanted:
         try:
-            scene = open_source(source, bands=given["bands"], nodata=given["nodata"], name=given["name"])
+            scene = open_given(source, given)
         except GeosegError as error:
             failures.append((source, error))
             continue

@@ -20,7 +20,8 @@ from geoseg.evaluate import evaluate
 from geoseg.execute import Execution
 from geoseg.facts import peak_rss_mb
 from geoseg.files import require_writable, write_text
-from geoseg.jobs import Outcome, PredictOptions, Progress, predict, prepare
+from geoseg.jobs import Outcome, Progress, predict
+from geoseg.prediction import PredictOptions, prepare
 from geoseg.raster.read import read_overview, read_window
 from geoseg.raster.scene import open_scene
 from geoseg.windows import Window

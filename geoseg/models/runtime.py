@@ -1,154 +1,244 @@
-"""The reference runtime: PyTorch, eager, float32."""
+"""Runtimes by name, and packages loaded into them, once per process. None is imported before it is used."""
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import OrderedDict
-from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
-from geoseg.errors import MismatchError, UsageError, explain
-from geoseg.models.store import load_package
+from geoseg.errors import UsageError, explain
+from geoseg.models.gate import DecidingGate, Gate
 from geoseg.package import read_card
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
+    from geoseg.models.cuda import CudaPredictor, Precision
+    from geoseg.models.gate import Answers
     from geoseg.models.segmenter import Segmenter
     from geoseg.package import Card
 
 _KEPT = 4
-"""Packages kept in memory per process."""
+"""Predictors kept in memory per process."""
 
-_cache: OrderedDict[tuple[Path, str, str], tuple[Card, TorchPredictor]] = OrderedDict()
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """What one can know of a runtime without loading it."""
+
+    summary: str
+    """One line for users."""
+    cpu: bool = False
+    """It runs on the CPU."""
+    cuda: bool = False
+    """It runs on NVIDIA GPUs."""
+    module: str = "torch"
+    """What must be installed."""
+    extra: str | None = None
+    """The extra of geoseg that brings it; None: geoseg does."""
+    folded: bool = False
+    """Batch normalisation is folded into convolutions."""
+    precision: Precision = "float32"
+    """Of convolutions and matrix products."""
+    compiled: bool = False
+    """By torch.compile."""
+
+    @property
+    def installed(self) -> bool:
+        """The module it needs is here."""
+        return find_spec(self.module) is not None
+
+
+RUNTIMES: Mapping[str, Runtime] = {
+    "torch": Runtime(summary="PyTorch in float32: the reference", cpu=True, cuda=True),
+    "torch-folded": Runtime(
+        summary="as torch, batch normalisation folded into convolutions", cpu=True, cuda=True, folded=True
+    ),
+    "torch-bf16": Runtime(summary="PyTorch in bfloat16", cuda=True, precision="bfloat16"),
+    "torch-fp16": Runtime(summary="PyTorch in float16", cuda=True, precision="float16"),
+    "torch-compile": Runtime(
+        summary="PyTorch in bfloat16, compiled: slow to start",
+        cuda=True,
+        precision="bfloat16",
+        compiled=True,
+    ),
+    "onnxruntime": Runtime(summary="ONNX Runtime in float32", cpu=True, module="onnxruntime", extra="onnx"),
+    "openvino": Runtime(summary="OpenVINO in float32", cpu=True, module="openvino", extra="openvino"),
+}
+"""Every runtime by name, the reference first."""
+
+_cache: OrderedDict[tuple[object, ...], tuple[Card, Answers]] = OrderedDict()
 _cache_lock = threading.Lock()
-_cuda_lock = threading.Lock()
-
-
-class TorchPredictor:
-    """Raw logits of a network for batches of patches; safe to call from several threads.
-
-    The network is taken over: moved to the device, into evaluation mode and into channels-last memory.
-    Convolutions are faster so, and the class axis of the result lies together in memory, which makes the
-    arg-max over it several times faster. All arithmetic is float32, without reduced-precision shortcuts.
-    """
-
-    def __init__(
-        self, model: Segmenter, *, bands: int, device: str = "cpu", threads: int | None = None
-    ) -> None:
-        self.bands = bands
-        """Channels a batch must have."""
-        self.device = resolve_device(device)
-        """Where the network runs: "cpu" or "cuda:N"."""
-        set_threads(threads)
-        self._model = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits (n, classes, h, w) for normalised patches (n, bands, h, w).
-
-        Raises:
-            MismatchError: when the batch is not four-dimensional float32 with the network's bands.
-        """
-        self._check(batch)
-        # torch wants to be allowed to write to what it shares, although it does not here.
-        shared = torch.from_numpy(batch if batch.flags.writeable else batch.copy())
-        with torch.inference_mode(), self._exact():
-            x = shared.to(self.device, memory_format=torch.channels_last)
-            logits: NDArray[np.float32] = self._model(x).cpu().numpy()
-        return logits
-
-    def _check(self, batch: NDArray[np.float32]) -> None:
-        if batch.ndim == 4 and batch.shape[1] == self.bands and batch.dtype == np.float32:  # noqa: PLR2004
-            return
-        raise MismatchError(
-            explain(
-                "the network cannot take this batch",
-                at="TorchPredictor",
-                expected=f"float32 of shape (n, {self.bands}, h, w)",
-                found=f"{batch.dtype} of shape {batch.shape}",
-                change="Select the bands of the model card, in its order, and normalise them.",
-            )
-        )
-
-    @contextmanager
-    def _exact(self) -> Iterator[None]:
-        """On CUDA: no TF32 and no algorithm chosen by a race, so that runs and patch sizes agree.
-
-        Those flags belong to the whole process: one call at a time may set and restore them.
-        """
-        if self.device == "cpu":
-            yield
-            return
-        flags = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}
-        with _cuda_lock, torch.backends.cudnn.flags(**flags):
-            yield
 
 
 def load_predictor(
-    folder: Path, *, device: str = "cpu", threads: int | None = None
-) -> tuple[Card, TorchPredictor]:
-    """The card of a package and a runtime for it, loaded once per process, package and device.
+    package: Path,
+    *,
+    runtime: str = "torch",
+    device: str = "auto",
+    cores: int = 1,
+    max_calls: int | None = None,
+) -> tuple[Card, Answers]:
+    """The card of a package and its network in a runtime: loaded once, shared by all threads that ask.
+
+    Args:
+        package: a package's folder, or one ONNX file with its card inside.
+        runtime: one of RUNTIMES.
+        device: "cpu", "cuda" (every GPU), "cuda:N", or "auto": every GPU the runtime can use, else the CPU.
+        cores: CPU cores to use. torch makes as many calls at once, of one thread each; ONNX Runtime and
+            OpenVINO one call at a time with so many threads. What comes out is the same for any number.
+        max_calls: fewer calls at once, where memory allows for no more.
 
     Raises:
-        PackageError: when the package cannot be trusted.
-        UsageError: when there is no such device.
+        PackageError: the package cannot be trusted.
+        UsageError: no such runtime or device here, or they or the package do not go together.
     """
-    place = resolve_device(device)
-    set_threads(threads)
-    folder = folder.resolve()
-    key = (folder, read_card(folder).fingerprint, place)
+    found = _runtime(runtime)
+    _check_numbers(cores, max_calls)
+    places = _places(runtime, device)
+    card = read_card(package)
+    _check_network(runtime, package, card)
+    calls = cores if max_calls is None else min(cores, max_calls)
+    threads = calls if found.module == "torch" else cores
+    key = (card.fingerprint, runtime, places, threads)
     with _cache_lock:
         if key not in _cache:
-            card, model = load_package(folder)
-            _cache[key] = card, TorchPredictor(model, bands=len(card.bands), device=place)
+            _cache[key] = card, _load(package, card, runtime, places=places, threads=threads)
             while len(_cache) > _KEPT:
                 _cache.popitem(last=False)
         _cache.move_to_end(key)
         return _cache[key]
 
 
-def set_threads(threads: int | None) -> None:
-    """Use that many threads per operation in this process; None leaves what is set.
+def available_runtimes(device: str) -> tuple[str, ...]:
+    """Names of the runtimes that are installed and run on a device, the reference first.
 
     Raises:
-        UsageError: for fewer than one.
+        UsageError: there is no such device.
     """
-    if threads is None:
-        return
-    if threads < 1:
-        raise UsageError(f"threads must be at least 1, not {threads}")
-    torch.set_num_threads(threads)
+    on_cpu = device == "cpu"
+    if not on_cpu:
+        from geoseg.models.devices import resolve_devices
+
+        on_cpu = resolve_devices(device) == ("cpu",)
+    return tuple(name for name, r in RUNTIMES.items() if (r.cpu if on_cpu else r.cuda) and r.installed)
 
 
-def devices() -> tuple[str, ...]:
-    """What a network can run on here: "cpu", then "cuda:0" and so on."""
-    return ("cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())))
+def _load(package: Path, card: Card, runtime: str, *, places: tuple[str, ...], threads: int) -> Answers:
+    if runtime == "onnxruntime":
+        from geoseg.models.ort import load_ort
+
+        return Gate([load_ort(package, card, threads=threads)])
+    if runtime == "openvino":
+        from geoseg.models.ov import load_openvino
+
+        return Gate([load_openvino(package, card, threads=threads)])
+    return _load_torch(package, RUNTIMES[runtime], places=places, calls=threads)
 
 
-def resolve_device(device: str) -> str:
-    """One of `devices()`: "auto" is the first GPU if there is one, "cuda" the first GPU.
+def _load_torch(package: Path, runtime: Runtime, *, places: tuple[str, ...], calls: int) -> Answers:
+    from geoseg.models.fold import fold
+    from geoseg.models.pytorch import TorchPredictor
+    from geoseg.models.store import load_package
 
-    Raises:
-        UsageError: when it does not exist here; lists those that do.
-    """
-    here = devices()
-    if device == "auto":
-        return here[1] if len(here) > 1 else "cpu"
-    wanted = "cuda:0" if device == "cuda" else device
-    if wanted in here:
-        return wanted
+    card, model = load_package(package)
+    bands = len(card.bands)
+    if runtime.folded:
+        model = fold(model, bands=bands).model
+    if places == ("cpu",):
+        return Gate([TorchPredictor(model, bands=bands)] * calls)
+    return _on_gpus(model, card, runtime, places)
+
+
+def _on_gpus(model: Segmenter, card: Card, runtime: Runtime, places: tuple[str, ...]) -> Answers:
+    from geoseg.models.cuda import CALLS, CudaPredictor
+
+    predictors: list[CudaPredictor] = [
+        CudaPredictor(
+            copy.deepcopy(model),
+            bands=len(card.bands),
+            device=place,
+            precision=runtime.precision,
+            compiled=runtime.compiled,
+            call_bytes_per_px=card.call_bytes_per_px,
+        )
+        for place in places
+    ]
+    return DecidingGate(predictors * CALLS)
+
+
+def _runtime(name: str) -> Runtime:
+    """The runtime of that name, installed."""
+    found = RUNTIMES.get(name)
+    if found is None:
+        raise UsageError(
+            explain(
+                "there is no such runtime",
+                at=f"runtime {name!r}",
+                expected=f"one of: {', '.join(RUNTIMES)}",
+                found="another name",
+                change="Choose one of these.",
+            )
+        )
+    if not found.installed:
+        raise UsageError(
+            explain(
+                "the runtime is not installed",
+                at=f"runtime {name!r}",
+                expected=f"the Python package {found.module}",
+                found="no such package",
+                change=f"pip install 'geoseg[{found.extra}]'"
+                if found.extra
+                else f"pip install {found.module}",
+            )
+        )
+    return found
+
+
+def _check_numbers(cores: int, max_calls: int | None) -> None:
+    if cores < 1:
+        raise UsageError(f"cores must be at least 1, not {cores}")
+    if max_calls is not None and max_calls < 1:
+        raise UsageError(f"max_calls must be at least 1, not {max_calls}")
+
+
+def _places(runtime: str, device: str) -> tuple[str, ...]:
+    """The devices a runtime is to use."""
+    found = RUNTIMES[runtime]
+    if not found.cuda and device in {"auto", "cpu"}:
+        return ("cpu",)  # without importing torch
+    from geoseg.models.devices import devices, resolve_devices
+
+    places = resolve_devices(device)
+    if found.cpu if places == ("cpu",) else found.cuda:
+        return places
+    kinds = "the CPU" if found.cpu else "a CUDA device"
     raise UsageError(
         explain(
-            "there is no such device",
-            at=f"device {device!r}",
-            expected=f"one of: auto, {', '.join(here)}",
-            found="no usable CUDA device" if len(here) == 1 and wanted.startswith("cuda") else "another name",
-            change="Choose one of these; CUDA needs its driver and a CUDA build of torch.",
+            "the runtime does not run on this device",
+            at=f"runtime {runtime!r}, device {device!r}",
+            expected=f"{kinds}; here are: {', '.join(devices())}",
+            found=", ".join(places),
+            change=f"Choose one of: {', '.join(available_runtimes(device))}; or another device.",
+        )
+    )
+
+
+def _check_network(runtime: str, package: Path, card: Card) -> None:
+    """A graph cannot be run by torch."""
+    if card.architecture is not None or RUNTIMES[runtime].module != "torch":
+        return
+    others = [n for n, r in RUNTIMES.items() if r.module != "torch"]
+    raise UsageError(
+        explain(
+            "the package holds an ONNX graph, which torch does not run",
+            at=f"runtime {runtime!r}, {package}",
+            expected=f"one of: {', '.join(others)}",
+            found=runtime,
+            change=f"Give --runtime {others[0]}.",
         )
     )

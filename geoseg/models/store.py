@@ -1,6 +1,6 @@
-"""Model packages on disk: a folder with `model.json` and `weights.safetensors`, nothing executable.
+"""Model packages on disk: a folder with `model.json` and its weights, nothing executable.
 
-A package appears whole or not at all: both files are written to a folder beside it, flushed to disk, and the
+A package appears whole or not at all: its files are written to a folder beside it, flushed to disk, and the
 folder is renamed. Loading checks the hash in the card before a byte of the weights is used, never unpickles,
 and reaches for no network.
 """
@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_model
 from geoseg.errors import OutputError, PackageError, UsageError, explain
 from geoseg.files import sha256
 from geoseg.models.registry import build
+from geoseg.models.weights import verified_weights
 from geoseg.package import (
     CARD_NAME,
     PACKAGE_FILES,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from geoseg.legend import Legend
     from geoseg.models.segmenter import Segmenter
+    from geoseg.package import Context
 
 _SHOWN = 3
 
@@ -52,6 +54,8 @@ def save_package(
     patch_px: int,
     overlap_px: int,
     gsd: GsdRange | None = None,
+    context: Context | None = None,
+    call_bytes_per_px: int | None = None,
     licence: str | None = None,
     provenance: Mapping[str, Any] | None = None,
     attach: Callable[[Path], None] | None = None,
@@ -68,7 +72,7 @@ def save_package(
     folder = folder.absolute()
     require_free(folder, overwrite=overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _appearing(folder) as partial:
+    with appearing(folder) as partial:
         weights = partial / WEIGHTS_NAME
         save_model(model, str(weights))
         card = Card(
@@ -80,6 +84,8 @@ def save_package(
             patch_px=patch_px,
             overlap_px=overlap_px,
             stride_px=model.stride_px,
+            context=context,
+            call_bytes_per_px=call_bytes_per_px,
             weights_sha256=sha256(weights),
             licence=licence,
             provenance=dict(provenance or {}),
@@ -94,14 +100,23 @@ def load_package(folder: Path, *, device: str = "cpu") -> tuple[Card, Segmenter]
     """The card and the network of a package, in evaluation mode on `device`.
 
     Raises:
-        PackageError: when a file is missing, the weights are not those the card was written for, or they do
-            not fit the architecture the card names.
+        PackageError: when the weights are an ONNX graph, a file is missing, the weights are not those the
+            card was written for, or they do not fit the architecture the card names.
     """
     card = read_card(folder)
-    weights = folder / WEIGHTS_NAME
-    _check_hash(weights, card)
+    if card.architecture is None or card.graph is not None:
+        raise PackageError(
+            explain(
+                "this package cannot be loaded into torch",
+                at=folder,
+                expected=f"{WEIGHTS_NAME} and the architecture they belong to",
+                found="an ONNX graph",
+                change="Run it with --runtime onnxruntime or --runtime openvino.",
+            )
+        )
+    weights = verified_weights(folder, card)
     state = _read_weights(weights)
-    model = _empty_model(folder, card)
+    model = _empty_model(folder, card, card.architecture)
     _fill(model, state, weights)
     return card, model.eval().to(device)
 
@@ -136,7 +151,7 @@ def _foreign(inside: set[str]) -> str:
 
 
 @contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
+def appearing(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder` that takes its name when the block ends well, and vanishes otherwise."""
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
     try:
@@ -185,30 +200,6 @@ def _replace(folder: Path, partial: Path) -> None:
     shutil.rmtree(old)
 
 
-def _check_hash(weights: Path, card: Card) -> None:
-    if not weights.is_file():
-        raise PackageError(
-            explain(
-                "the model package has no weights",
-                at=weights.parent,
-                expected=f"{WEIGHTS_NAME} beside {CARD_NAME}",
-                found="no such file",
-                change="Copy the whole folder again.",
-            )
-        )
-    found = sha256(weights)
-    if found != card.weights_sha256:
-        raise PackageError(
-            explain(
-                "the weights are not those the card was written for: altered, truncated or mixed up",
-                at=weights,
-                expected=f"sha256 {card.weights_sha256}",
-                found=f"sha256 {found} ({weights.stat().st_size} bytes)",
-                change="Copy the package again from where it was made; do not use this one.",
-            )
-        )
-
-
 def _read_weights(weights: Path) -> dict[str, torch.Tensor]:
     try:
         state: dict[str, torch.Tensor] = load_file(weights)
@@ -225,12 +216,12 @@ def _read_weights(weights: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _empty_model(folder: Path, card: Card) -> Segmenter:
+def _empty_model(folder: Path, card: Card, architecture: Architecture) -> Segmenter:
     """The network the card names, its weights still to be filled in."""
     try:
         # Loading must not shift the random numbers of a training run it happens in.
         with torch.random.fork_rng(devices=[]):
-            model = build(card.architecture, bands=len(card.bands), classes=len(card.legend))
+            model = build(architecture, bands=len(card.bands), classes=len(card.legend))
     except UsageError as error:
         message = f"the model card names a network that cannot be built: {folder / CARD_NAME}. {error}"
         raise PackageError(message) from error

@@ -20,13 +20,13 @@ from geoseg.legend import IGNORE_INDEX
 from geoseg.metrics import Scores, confusion
 from geoseg.models.registry import build
 from geoseg.models.store import require_free, save_package
+from geoseg.train.measure import measure, sizes
 from geoseg.train.record import (
     Epoch,
     TrainEvent,
     TrainResult,
     attach_history,
     gsd_range,
-    measure_speed,
     provenance,
 )
 from geoseg.train.run import Run, ahead, prepare
@@ -83,19 +83,22 @@ def train(
         run = prepare(config, areas, held_out, device=device, on_progress=on_progress or _silent)
         history, best = _fit(model, run)
         model.load_state_dict(best.weights)
-        speed = measure_speed(model, run)
+        measured = measure(model, run)
+    patch_px, overlap_px = sizes(config, measured.context, model.stride_px)
     card = save_package(
         out,
-        model=model.to("cpu").to(memory_format=torch.contiguous_format),
+        model=model.to(memory_format=torch.contiguous_format),
         architecture=config.model.card,
         bands=run.bands,
         dtype=areas[0].scene.dtype,
         legend=config.legend,
-        patch_px=config.inference.patch_px,
-        overlap_px=config.inference.overlap_px,
+        patch_px=patch_px,
+        overlap_px=overlap_px,
+        context=measured.context,
+        call_bytes_per_px=measured.call_bytes_per_px,
         gsd=gsd_range(areas),
         licence=config.licence,
-        provenance=provenance(run, history, best.epoch) | speed,
+        provenance=provenance(run, history, best.epoch) | measured.speed,
         attach=lambda folder: attach_history(folder, history, config.legend.names),
         overwrite=overwrite,
     )
@@ -268,7 +271,7 @@ def _on_device(pixels: NDArray[np.float32], device: torch.device) -> Tensor:
 
 def _require_stride(inference: Inference, stride_px: int) -> None:
     for name, size in (("patch_px", inference.patch_px), ("overlap_px", inference.overlap_px)):
-        if size % stride_px:
+        if size != "auto" and size % stride_px:
             low = size - size % stride_px
             raise UsageError(
                 explain(

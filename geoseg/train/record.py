@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import statistics
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from geoseg.package import Card
     from geoseg.train.run import Run
 
-_SPEED_RUNS = 3
 _GSD_TOLERANCE = 2.0
 """A model fits pixels from the smallest it has seen divided by this to the largest times this."""
 
@@ -145,23 +142,6 @@ def attach_history(folder: Path, history: Sequence[Epoch], names: Sequence[str])
     (folder / HISTORY_NAME).write_text(history_csv(history_rows(history, names)), "utf-8")
     points = [EpochPoint(epoch=e.epoch, loss=e.loss, mean_iou=e.mean_iou) for e in history]
     draw_curves(folder / CURVES_NAME, points)
-
-
-def measure_speed(model: torch.nn.Module, run: Run) -> dict[str, float]:
-    """Forward speed of one thread, as prediction runs the network: `geoseg plan` estimates time with it."""
-    inference = run.config.inference
-    shape = (1, len(run.config.bands), inference.patch_px, inference.patch_px)
-    patch = torch.zeros(shape, device=run.device).to(memory_format=torch.channels_last)
-    model.eval()
-    times, threads = [], torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        for _ in range(_SPEED_RUNS + 1):  # the first one warms up
-            start = time.perf_counter()
-            model(patch).cpu()
-            times.append(time.perf_counter() - start)
-    torch.set_num_threads(threads)
-    return {"forward_mpx_per_s": round(inference.patch_px**2 / 1e6 / statistics.median(times[1:]), 4)}
 
 
 def history_csv(rows: Sequence[dict[str, float | int | None]]) -> str:

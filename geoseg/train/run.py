@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from geoseg.windows import Window
 
 _log = logging.getLogger(__name__)
+_LARGE_PX = 512
+"""Side of validation windows where nothing is said: much of a smaller one would lie near its border."""
 T = TypeVar("T")
 
 
@@ -55,6 +57,11 @@ class Run:
     def steps(self) -> int:
         """Steps there will be, unless time runs out."""
         return self.config.training.epochs * self.config.training.steps_per_epoch
+
+    @property
+    def patch_px(self) -> int:
+        """Side of validation windows, and of the patch that speed is measured on."""
+        return _large_px(self.config)
 
     def progress(self, step: int) -> float:
         """Share of the run that is over after `step` steps: of steps or of time, whichever is more."""
@@ -125,12 +132,17 @@ def prepare(
     )
 
 
+def _large_px(config: TrainConfig) -> int:
+    patch = config.inference.patch_px
+    return max(config.training.patch_px, _LARGE_PX) if patch == "auto" else patch
+
+
 def _validation_windows(areas: Sequence[Area], config: TrainConfig) -> tuple[tuple[Area, Window], ...]:
     """Grid windows with labels, thinned evenly to the number wanted."""
     labelled = [
         (area, window)
         for area in areas
-        for window in blocks(area.window, config.inference.patch_px)
+        for window in blocks(area.window, _large_px(config))
         if (read_labels(area.labels, window) != IGNORE_INDEX).any()
     ]
     if areas and not labelled:

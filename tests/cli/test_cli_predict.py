@@ -1,4 +1,4 @@
-"""`geoseg predict` and `geoseg plan`: scenes given in every way, results in every form, exit codes."""
+"""`geoseg predict`: scenes given in every way, results in every form, exit codes."""
 
 from __future__ import annotations
 
@@ -168,30 +168,6 @@ def test_overwrite_replaces_another_jobs_product(geoseg, scene, package, tmp_pat
     assert "--overwrite" in refused.message
     assert geoseg(*command, "--stitch", "blend", "--overwrite").code == 0
     assert read_manifest(tmp_path / "out" / "scene_manifest.json").options["blend"] is True
-
-
-def test_plan_counts_what_predict_then_does(geoseg, scene, package, make_scene, tmp_path) -> None:
-    answer = geoseg("plan", scene, "-m", package, "--tile-size", 64, "--json")
-    assert answer.code == 0
-    [facts] = answer.document["scenes"]
-    assert (facts["name"], facts["scene_px"], facts["tiles"], facts["patches"]) == ("scene", 150 * 130, 4, 16)
-    assert facts["forwarded_px"] == 16 * 64 * 64
-    assert facts["network_seconds"] is None  # the package carries no measured speed
-    [done] = geoseg(
-        "predict", scene, "-m", package, "-o", tmp_path / "out", "--tile-size", 64, "--json"
-    ).document["complete"]
-    assert {k: facts[k] for k in done["plan"]} == done["plan"]
-    assert done["execution"]["patches_computed"] <= facts["patches"]
-    text = geoseg("plan", scene, make_scene((70, 60), name="second.tif"), "-m", package).out
-    assert "duplication" in text
-    assert "second" in text
-
-
-def test_plan_computes_and_writes_nothing(geoseg, make_scene, package, tmp_path) -> None:
-    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-    path = make_scene((70, 60))
-    assert geoseg("plan", path, "-m", package).code == 0
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p != path} == before
 
 
 def test_two_scenes_of_one_name_are_refused_before_any_work(make_raster, package, tmp_path) -> None:

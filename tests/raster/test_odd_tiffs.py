@@ -13,7 +13,7 @@ _SCRIPT = """
 import json, sys, traceback, warnings
 from pathlib import Path
 from geoseg.errors import GeosegError
-from geoseg.jobs import facts_of
+from geoseg.facts import facts_of
 from geoseg.raster.read import read_window
 from geoseg.raster.scene import open_scene
 from geoseg.windows import Window

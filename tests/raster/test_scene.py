@@ -9,8 +9,11 @@ import rasterio.shutil
 from rasterio.transform import Affine
 
 from geoseg.errors import SceneError, UsageError
+from geoseg.raster.read import read_window
 from geoseg.raster.scene import open_scene, open_stack
 from geoseg.windows import Window
+
+UTM_10M = Affine(10, 0, 500_000, 0, -10, 5_200_000)
 
 
 def test_names_come_from_descriptions_then_colours_then_numbers(make_raster) -> None:
@@ -83,12 +86,21 @@ def test_missing_broken_and_complex_files_are_named(make_raster, tmp_path) -> No
         open_scene(make_raster(np.zeros((1, 4, 5), np.complex64)))
 
 
-def test_a_stack_takes_band_files_on_one_grid(make_raster) -> None:
+def test_a_stack_takes_band_files_that_cover_one_grid(make_raster) -> None:
     files = {n: make_raster(np.zeros((1, 4, 5), np.uint8), name=f"{n}.tif") for n in ("B02", "B03")}
     scene = open_stack(files, name="pair")
     assert scene.band_names == ("B02", "B03")
     files["B8A"] = make_raster(np.zeros((1, 2, 3), np.uint8), name="B8A.tif")
-    with pytest.raises(SceneError, match=r"differ in their grid: .*B8A\.tif. Expected 4 x 5 px"):
+    with pytest.raises(
+        SceneError, match=r"differ in their extent: .*B8A\.tif. Expected a file that covers 4 x 5 px"
+    ):
+        open_stack(files, name="three")
+    files["B8A"] = make_raster(np.zeros((1, 4, 5), np.uint8), name="B8A.tif", crs="EPSG:32632")
+    with pytest.raises(SceneError, match=r"differ in their grid: .*B8A\.tif. Expected one CRS.*EPSG:32631"):
+        open_stack(files, name="three")
+    turned = UTM_10M @ Affine.rotation(30)
+    files["B8A"] = make_raster(np.zeros((1, 40, 50), np.uint8), name="B8A.tif", transform=turned)
+    with pytest.raises(SceneError, match=r"differ in their grid: .*B8A\.tif. Expected one CRS and parallel"):
         open_stack(files, name="three")
     files["B8A"] = make_raster(np.zeros((1, 4, 5), np.int16), name="B8A.tif")
     with pytest.raises(SceneError, match=r"differ in their data type.*Expected uint8.*found int16"):
@@ -102,6 +114,36 @@ def test_paths_are_absolute_so_that_workers_elsewhere_find_them(make_raster, mon
     assert here == there
     assert here.paths == (str(path),)
     assert here.fingerprint == there.fingerprint
+
+
+NESTED = """<VRTDataset rasterXSize="5" rasterYSize="4"><SRS>EPSG:32631</SRS>
+<GeoTransform>500000, 10, 0, 5200000, 0, -10</GeoTransform>
+<VRTRasterBand dataType="Byte" band="1"><NoDataValue>9</NoDataValue><ComplexSource>
+<SourceFilename relativeToVRT="1">{source}</SourceFilename><SourceBand>1</SourceBand>
+<SrcRect xOff="0" yOff="0" xSize="5" ySize="4"/><DstRect xOff="0" yOff="0" xSize="5" ySize="4"/>
+<NODATA>9</NODATA></ComplexSource></VRTRasterBand></VRTDataset>"""
+
+
+def test_a_vrt_of_a_vrt_with_relative_sources(make_raster, tmp_path, monkeypatch) -> None:
+    """The innermost file shows in the pixels, the validity and the fingerprint, wherever one stands."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    values = np.arange(20, dtype=np.uint8).reshape(1, 4, 5)
+    leaf = make_raster(values, name="a/b/leaf.tif")
+    (tmp_path / "a" / "inner.vrt").write_text(NESTED.format(source="b/leaf.tif"))
+    outer = tmp_path / "outer.vrt"
+    outer.write_text(NESTED.format(source="a/inner.vrt"))
+    monkeypatch.chdir(tmp_path / "a")
+    scene = open_scene("../outer.vrt")
+    pixels = read_window(scene, Window(1, 1, 3, 4))
+    assert np.array_equal(pixels.values[pixels.valid[None]], values[:, 1:, 1:][values[:, 1:, 1:] != 9])
+    assert pixels.valid.sum() == 11
+    assert str(leaf) in scene.files
+    assert scene == open_scene(outer)
+    before = open_scene(outer).fingerprint
+    leaf.with_name("leaf.tif.msk").write_bytes(b"")
+    assert open_scene(outer).fingerprint != before
+    make_raster(values, name="a/b/leaf.tif", compress="deflate")
+    assert open_scene(outer).fingerprint != before
 
 
 def test_the_fingerprint_follows_the_sources_of_a_vrt_and_sidecar_masks(make_raster) -> None:

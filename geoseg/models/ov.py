@@ -1,0 +1,117 @@
+"""OpenVINO on the CPU: float32, the same bits whatever the number of threads."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geoseg.models.batches import crop, pad_to_stride, require_batch
+from geoseg.models.graphs import graph_of
+from geoseg.models.ort import not_installed, not_loadable, run_failed
+from geoseg.onnxfile import require_self_contained
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from geoseg.package import Card, Graph
+
+_TELEMETRY = "openvino_telemetry"
+_import_lock = threading.Lock()
+
+
+class OpenVinoPredictor:
+    """Raw logits of a network for batches of patches of any size.
+
+    Safe to call from several threads; they take turns, so that the memory is that of one call.
+    """
+
+    def __init__(self, compiled: Any, graph: Graph, *, bands: int, stride_px: int) -> None:
+        self.bands = bands
+        """Channels a batch must have."""
+        self._request = compiled.create_infer_request()
+        self._graph = graph
+        self._stride_px = stride_px
+        self._turn = threading.Lock()
+
+    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits (n, classes, h, w), contiguous, for normalised patches (n, bands, h, w).
+
+        Raises:
+            MismatchError: when the batch is not four-dimensional float32 with the network's bands.
+            ExecutionError: when the graph cannot be computed.
+        """
+        require_batch(batch, bands=self.bands, by="OpenVINO")
+        padded = pad_to_stride(batch, self._stride_px)
+        with self._turn:
+            try:
+                self._request.infer({self._graph.input: padded}, share_inputs=True, share_outputs=True)
+                logits: NDArray[np.float32] = self._request.get_tensor(self._graph.output).data
+            except RuntimeError as error:
+                raise run_failed("OpenVINO", batch.shape, error) from error
+            return np.array(crop(logits, batch.shape[2:]))  # a copy: the next call writes to the same memory
+
+
+def load_openvino(package: Path, card: Card, *, threads: int) -> OpenVinoPredictor:
+    """The network of a package in OpenVINO, `threads` working on each call.
+
+    Raises:
+        PackageError: the package cannot be trusted, or its network not exported.
+        UsageError: OpenVINO is not installed.
+    """
+    openvino = import_openvino()  # before an export is made for nothing
+    with graph_of(package, card) as (path, graph):
+        require_self_contained(path)
+        try:
+            compiled = openvino.Core().compile_model(str(path), "CPU", _settings(threads))
+        except RuntimeError as error:
+            raise not_loadable("OpenVINO", path, error) from error
+    return OpenVinoPredictor(compiled, graph, bands=len(card.bands), stride_px=card.stride_px)
+
+
+def _settings(threads: int) -> dict[str, Any]:
+    return {
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "EXECUTION_MODE_HINT": "ACCURACY",
+        # Several processes would pin themselves to the same cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+def import_openvino() -> Any:
+    """The module, without its reports to the maker.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    with _import_lock, _without(_TELEMETRY):
+        try:
+            import openvino
+        except ImportError as error:
+            raise not_installed("OpenVINO", "openvino", error) from error
+    return openvino
+
+
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Makes the import of a module fail while the block runs, if it has not been imported yet.
+
+    `import openvino` tells Google Analytics about it, unless the module that does so is missing; there is no
+    other switch than a file in the user's home.
+    """
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.modules.pop(module, None)

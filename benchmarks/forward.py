@@ -37,7 +37,8 @@ class Bare:
         self._at_once, threads = tool.concurrency(job)
         self._calibration = load_network(job.network, job.work / "networks")[1]
         runtime = RUNTIMES[job.runtime](job, threads)
-        self._ready, self._call, self._finish = runtime.ready, runtime.call, runtime.finish
+        self._ready, self._call = runtime.ready, runtime.call
+        self._fetch, self._finish = runtime.fetch, runtime.finish
         self._inputs: list[Any] = []
         self._facts = Facts()
 
@@ -64,8 +65,7 @@ class Bare:
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """The answer to a normalised batch."""
-        answer = self._call(self._ready(batch))
-        return np.array(answer.float().cpu() if hasattr(answer, "cpu") else answer)
+        return np.array(self._fetch(self._call(self._ready(batch))))
 
     def _forget(self, x: Any) -> None:
         self._call(x)
@@ -88,6 +88,8 @@ class Bones:
     """The call itself."""
     ready: Call
     """Makes an input of a normalised batch."""
+    fetch: Call = np.asarray
+    """Makes an array of an answer."""
     finish: Callable[[], object] = bool
     """Waits until everything asked for is done."""
 
@@ -108,7 +110,12 @@ def _torch(job: Job, threads: int) -> Bones:
             return network(x)
 
     # On a GPU calls only queue up work.
-    return Bones(call=call, ready=ready, finish=torch.cuda.synchronize if job.device != "cpu" else bool)
+    return Bones(
+        call=call,
+        ready=ready,
+        fetch=lambda logits: logits.float().cpu().numpy(),
+        finish=torch.cuda.synchronize if job.device != "cpu" else bool,
+    )
 
 
 def _openvino(job: Job, threads: int) -> Bones:

@@ -11,11 +11,8 @@ import heapq
 import os
 import time
 from bisect import bisect_right
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from math import isqrt
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -25,6 +22,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from geoseg import jobs
+from geoseg.apart import run_apart
 from geoseg.execute import open_executor, run_tasks
 from geoseg.facts import peak_rss_mb
 from geoseg.products import Product
@@ -116,9 +114,7 @@ def calibrate(
 
 def calibrate_apart(prediction: Prediction, *, execution: Execution, runtime: Runtime) -> Calibration:
     """The same in a process of its own: it starts as the job will, and its memory is its alone."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        task = partial(calibrate, prediction, execution=execution, runtime=runtime, began=time.time())
-        return pool.submit(task).result()
+    return run_apart(calibrate, prediction, execution=execution, runtime=runtime, began=time.time())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

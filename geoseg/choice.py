@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
+from geoseg.apart import run_apart
 from geoseg.cache import recall, remember
 from geoseg.errors import ExecutionError, GeosegError
 from geoseg.inference import DecidingPredictor
@@ -109,7 +110,11 @@ def choose_for(
     if not worth_choosing(plan.forwarded_px):
         return Choice(name=reference_of(card), reason="the job is too small for a contest to pay")
     sample = sample_patches(scene, card, plan, count, mapping=mapping)
-    return choose_runtime(package, card, sample, device=device, cores=cores)
+    try:
+        # Apart: what loses must not stay in memory, and a runtime that dies must not take the job with it.
+        return run_apart(choose_runtime, package, card, sample, device=device, cores=cores)
+    except GeosegError as error:
+        return Choice(name=reference_of(card), reason=f"the contest could not be held ({error})")
 
 
 def worth_choosing(forwarded_px: int) -> bool:

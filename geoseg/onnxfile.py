@@ -45,7 +45,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         PackageError: it is not an ONNX file, or cut off.
     """
-    with path.open("rb") as file:
+    with _opened(path) as file:
         return {key: value for key, value, _ in _entries(file, path)}
 
 
@@ -55,7 +55,7 @@ def write_metadata(source: Path, target: Path, key: str, value: str) -> None:
     Raises:
         PackageError: `source` is not an ONNX file, or cut off.
     """
-    with source.open("rb") as file, target.open("wb") as copy:
+    with _opened(source) as file, target.open("wb") as copy:
         gone = [span for name, _, span in _entries(file, source) if name == key]
         size, position = source.stat().st_size, 0
         for start, stop in [*gone, (size, size)]:
@@ -73,7 +73,7 @@ def graph_sha256(path: Path) -> str:
         PackageError: it is not an ONNX file, or cut off, or has no graph.
     """
     digest, graphs = hashlib.sha256(), 0
-    with path.open("rb") as file:
+    with _opened(path) as file:
         for field, length in _fields(file, path):
             if field != _GRAPH:
                 file.seek(length, 1)
@@ -92,7 +92,7 @@ def require_self_contained(path: Path) -> None:
     Raises:
         PackageError: some lie in another file, wherever the graph says; or it is no whole ONNX file.
     """
-    with path.open("rb") as file:
+    with _opened(path) as file:
         if _refers_elsewhere(file, path, "model", path.stat().st_size, depth=0):
             raise PackageError(
                 explain(
@@ -103,6 +103,21 @@ def require_self_contained(path: Path) -> None:
                     change="Join them: onnx.save(onnx.load(FILE), NEW) writes one file.",
                 )
             )
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise PackageError(
+            explain(
+                "the ONNX file cannot be read",
+                at=path,
+                expected="a file",
+                found=error.strerror,
+                change="Check the path.",
+            )
+        ) from error
 
 
 def _refers_elsewhere(file: BinaryIO, path: Path, kind: str, stop: int, *, depth: int) -> bool:

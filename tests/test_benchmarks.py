@@ -1,9 +1,10 @@
-"""The benchmarks run, and what they print follows from what they measured. How long things take is not tested."""
+"""The benchmarks run, and what they print follows from what they measured; speed is not tested."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,16 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
-def _at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+def _at_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What the benchmarks set for themselves is put back."""
+    import torch
+
+    threads = torch.get_num_threads()
     monkeypatch.syspath_prepend(str(ROOT))
-    monkeypatch.setenv("GEOSEG_CACHE", "set by the benchmarks, and put back")
+    monkeypatch.setenv("GEOSEG_CACHE", "replaced by the benchmarks")
     monkeypatch.delenv("PEERS", raising=False)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +51,8 @@ def test_a_run_measures_compares_and_judges(work: Path) -> None:
     text = (work / "RESULTS.md").read_text()
     from benchmarks.jobs import Result
 
-    results = {r.job.label: r for r in map(Result.from_json, (work / "run.jsonl").read_text().splitlines())}
+    lines = (work / "run.jsonl").read_text().splitlines()
+    results = {result.job.label: result for result in map(Result.from_json, lines)}
     assert set(results) == {"forward torch", "geoseg torch", "geoseg-without-network torch", "read", "naive"}
     assert all(r.cost.cpu_s > 0 and r.cost.peak_mb >= r.cost.start_mb > 0 for r in results.values())
     # One patch covers the scene: the same pixels go through the bare network, the loop and geoseg.
@@ -55,7 +63,8 @@ def test_a_run_measures_compares_and_judges(work: Path) -> None:
     assert results["read"].facts.more["values"] == 4 * 512 * 512
     ratio = results["geoseg torch"].cost.cpu_s / results["naive"].cost.cpu_s
     assert cells(text, "geoseg torch")[3] == f"{ratio:.2f}"
-    assert cells(text, "geoseg torch")[6] == cells(text, "naive")[6] == "0"  # as the whole-image forward
+    for label in ("geoseg torch", "naive"):  # as the whole-image forward, but for a last bit
+        assert float(cells(text, label)[6].rstrip("%")) < 0.01
     around = next(line for line in text.splitlines() if "normalising, deciding and writing" in line)
     cost = {label: result.cost.cpu_s for label, result in results.items()}
     share = (cost["geoseg-without-network torch"] - cost["read"]) / cost["geoseg torch"]

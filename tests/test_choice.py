@@ -229,11 +229,12 @@ def test_only_jobs_that_outweigh_a_contest_have_one(make_scene, package, monkeyp
     plan = TilePlan(lattice=Lattice.of((100, 100), patch_px=64, overlap_px=0, stride_px=32), tile_px=64)
     held = []
 
-    def hold(_package, _card, sample, **options):
+    def hold(function, _package, _card, sample, **options):
+        assert function is choose_runtime
         held.append((sample.shape, options))
         return Choice(name="openvino", reason="because")
 
-    monkeypatch.setattr(choice_module, "choose_runtime", hold)
+    monkeypatch.setattr(choice_module, "run_apart", hold)
     small = choose_for(scene, package, card, plan, device="cpu", cores=2)
     assert (small.name, held) == ("torch", [])
     assert "too small" in small.reason
@@ -243,6 +244,18 @@ def test_only_jobs_that_outweigh_a_contest_have_one(make_scene, package, monkeyp
     remembered = Choice(name="onnxruntime", reason="of old", remembered=True)
     monkeypatch.setattr(choice_module, "recall_choice", lambda *_, **__: remembered)
     assert choose_for(scene, package, card, plan, device="cpu", cores=2) == remembered
+
+
+def test_a_contest_that_dies_does_not_take_the_job_with_it(
+    make_scene, package, tmp_path, monkeypatch
+) -> None:
+    scene, card = open_scene(make_scene((100, 100))), read_card(package)
+    plan = TilePlan(lattice=Lattice.of((100, 100), patch_px=64, overlap_px=0, stride_px=32), tile_px=64)
+    monkeypatch.setattr(choice_module, "_WORTH_PX", 0)
+    chosen = choose_for(scene, tmp_path / "gone", card, plan, device="cpu", cores=1)
+    assert chosen.name == "torch"
+    assert "could not be held" in chosen.reason
+    assert "not a model package" in chosen.reason
 
 
 def test_real_runtimes_compete_on_real_pixels(make_scene, package) -> None:

@@ -12,7 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "geoseg"
 
 PURE = (
-    "files value tiling planning stitch regions metrics seams config onnxfile package matching manifest cache"
+    "files value tiling planning stitch regions metrics seams config onnxfile package matching manifest "
+    "cache apart"
 )
 LAYERS = {
     0: {"errors", "legend", "windows"},

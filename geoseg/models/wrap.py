@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,6 @@ _TRIAL_PX = 64
 """About the side of patches the graph is tried on."""
 _SHIFT_PX = 64
 """Common strides divide this: shifting by the stride is held against shifting by this."""
-_MARGIN = 2
-"""Pixels that are compared, along a side, over _SHIFT_PX."""
 _FAR = 4
 """Times more change than at a shift that must be right: then the phase is not kept."""
 _ROUNDING = 1e-5
@@ -121,7 +120,7 @@ def _tried(graph: Path, fields: dict[str, Any], source: Path) -> Card:
     anything = {"graph": {"input": "?", "output": "?"}, "weights_sha256": "0" * 64}
     Card.from_json(json.dumps(anything | fields), source=source)  # before time is spent on the graph
     found = {"weights_sha256": graph_sha256(graph)}
-    session = open_session(graph, threads=1)
+    session = open_session(graph, threads=os.cpu_count() or 1)
     names = fields.get("graph") or _names(session, graph)
     card = Card.from_json(json.dumps(fields | found | {"graph": names}), source=source)
     trial = _Trial(session=session, card=card, path=graph)
@@ -250,14 +249,19 @@ class _Trial:
         """Shifting the image by the stride shifts the answer, as far as any shift does."""
         stride, predict = self.card.stride_px, self.predictor()
         sure = math.lcm(stride, _SHIFT_PX)
-        side = 2 * sure + _MARGIN * _SHIFT_PX
+        side = 3 * sure + _SHIFT_PX
         image = plausible(self.card.bands, side + sure, count=1)
-        whole = softmax(predict(image)[0])
+        inner = slice(sure, -sure)  # far from borders, which do not move along
+
+        def answer(start: int) -> NDArray[np.float32]:
+            window = slice(start, start + side)
+            return softmax(predict(image[:, :, window, window])[0])
 
         def change(shift: int) -> float:
-            moved = softmax(predict(image[:, :, shift:, shift:])[0])
-            inner = slice(sure, -sure)
-            return float(np.abs(moved - whole[:, shift:, shift:])[:, inner, inner].mean())
+            moved = answer(shift)[:, : side - shift, : side - shift]
+            return float(np.abs(moved - still[:, shift:, shift:])[:, inner, inner].mean())
+
+        still = answer(0)
 
         at_stride, unavoidable = change(stride), change(sure)
         if at_stride <= max(_FAR * unavoidable, _ROUNDING):

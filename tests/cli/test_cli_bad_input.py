@@ -119,8 +119,8 @@ def test_a_scene_smaller_than_a_patch_works(geoseg, make_scene, package, tmp_pat
 
 def test_band_files_on_different_grids(refused, make_raster) -> None:
     files = [f"{n}={make_raster(values((1, 9, 8)), name=f'{n}.tif')}" for n in ("red", "green")]
-    files.append(f"blue={make_raster(values((1, 9, 9)), name='blue.tif')}")
-    require_paragraph(refused(*files, code=1), "differ in their grid", "blue.tif", "red.tif", "gdalwarp")
+    files.append(f"blue={make_raster(values((1, 9, 7)), name='blue.tif')}")
+    require_paragraph(refused(*files, code=1), "differ in their extent", "blue.tif", "red.tif", "gdalwarp")
 
 
 # The model package

@@ -225,7 +225,7 @@ def test_what_nobody_foresaw_is_a_message_and_exit_code_1(
 ) -> None:
     from geoseg.cli import plan
 
-    def surprise(*_: object) -> None:
+    def surprise(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(plan, "prepare", surprise)

@@ -21,6 +21,7 @@ import psutil
 from benchmarks import jobs, tool
 from benchmarks.measure import rss_mb
 from benchmarks.report import Verdict, table, verdict_table, write_section
+from benchmarks.worker import warm_scene
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,19 +35,17 @@ OVERHEAD, GROWTH, THROUGHPUT = 0.01, 1.1, 0.95
 _SAMPLES = 20
 """Looks at the processes' memory during the tiles."""
 _PATIENCE_S = 60.0
+_PACED_S = 10.0
+_WORKERS = 2
+_TWO = "two workers"
 
 
 @dataclass(slots=True, kw_only=True)
 class Cluster:
-    """A scheduler and its workers."""
+    """A scheduler with workers."""
 
     scheduler_file: Path
     scheduler: psutil.Process
-    workers: list[psutil.Process]
-
-    def cpu_s(self) -> float:
-        """User and system seconds of the workers so far."""
-        return sum(t.user + t.system for t in (w.cpu_times() for w in self.workers))
 
     def memory_mb(self) -> tuple[float, float]:
         """Of the scheduler, and of this process, the client."""
@@ -64,8 +63,19 @@ class Overhead:
 
     @property
     def per_tile_s(self) -> float:
-        """Wall seconds that each tile keeps the cluster from working."""
+        """Wall seconds for each tile, whatever the number of workers."""
         return self.seconds / self.tiles
+
+    @property
+    def verdict(self) -> Verdict:
+        """Growth of the scheduler, from a tenth of the tiles on: the first ones fill pools and caches."""
+        early = self.memory[max(1, len(self.memory) // 10) - 1]
+        return Verdict(
+            what=f"scheduler's memory after {self.tiles} tiles over that after {early[0]}",
+            required=GROWTH,
+            found=(self.memory[-1][1] / early[1],),
+            at_most=True,
+        )
 
 
 def nothing(tile: int) -> int:
@@ -73,13 +83,30 @@ def nothing(tile: int) -> int:
     return tile
 
 
+def pause(seconds: float) -> float:
+    """The work of a tile that takes so long, and no CPU."""
+    time.sleep(seconds)
+    return seconds
+
+
 def run(setting: Setting) -> str:
     """Measures, writes the section, and returns it."""
     setting.require(setting.networks)
-    with _cluster(setting, workers=2) as cluster:
+    tile_s = _cheapest_tile_s(setting)
+    with _cluster(setting, workers=_WORKERS) as cluster:
         overhead = _overhead(cluster, TILES)
+        added = tuple(_added(cluster, tile_s) for _ in range(setting.rounds))
     groups = [_throughput(setting, network, size) for network in setting.networks for size in setting.sizes]
-    verdicts = [*_overhead_verdicts(setting, overhead), *(v for group in groups for v in group.verdicts)]
+    verdicts = [
+        Verdict(
+            what=f"Dask's addition to tiles without network ({1000 * tile_s:.0f} ms each)",
+            required=OVERHEAD,
+            found=added,
+            at_most=True,
+        ),
+        overhead.verdict,
+        *(v for group in groups for v in group.verdicts),
+    ]
     parts = [
         (
             f"{overhead.tiles} tiles that do nothing, two workers: {overhead.seconds:.1f} s, "
@@ -109,29 +136,22 @@ def _overhead(cluster: Cluster, tiles: int) -> Overhead:
     return found
 
 
-def _overhead_verdicts(setting: Setting, overhead: Overhead) -> list[Verdict]:
-    """Dask's time over that of the cheapest tile there is: default size, no network, class raster only."""
+def _cheapest_tile_s(setting: Setting) -> float:
+    """Seconds of the cheapest tile there is: default size, one core, no network, class raster only."""
     network, size = setting.networks[0], setting.sizes[0]
     job = setting.job("geoseg-without-network", network, setting.scene(size), runtime=setting.runtimes[0])
     result = setting.run(jobs.replace(job, cores=1))
-    tile_s = result.cost.wall_s / int(result.facts.more["tiles"])
-    # From a tenth on: the first tiles fill pools and caches.
-    early = max(1, len(overhead.memory) // 10) - 1
-    growth = overhead.memory[-1][1] / overhead.memory[early][1]
-    return [
-        Verdict(
-            what=f"Dask over a tile without network ({1000 * tile_s:.0f} ms), {overhead.tiles} tiles",
-            required=OVERHEAD,
-            found=(overhead.per_tile_s / tile_s,),
-            at_most=True,
-        ),
-        Verdict(
-            what=f"scheduler's memory, {overhead.tiles} tiles over {overhead.memory[early][0]}",
-            required=GROWTH,
-            found=(growth,),
-            at_most=True,
-        ),
-    ]
+    return result.cost.wall_s / int(result.facts.more["tiles"])
+
+
+def _added(cluster: Cluster, tile_s: float) -> float:
+    """Share that Dask adds to tiles that only sleep for so long: what it cannot hide behind their work."""
+    rounds = max(5, round(_PACED_S / tile_s))
+    start = time.perf_counter()
+    tiles = [tile_s] * (rounds * _WORKERS)
+    for _ in tool.run_tasks(pause, tiles, scheduler=str(cluster.scheduler_file)):
+        pass
+    return (time.perf_counter() - start) / (rounds * tile_s) - 1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -144,15 +164,15 @@ class Throughput:
 
     @property
     def verdicts(self) -> list[Verdict]:
-        """Two workers against the best single process."""
-        single = {k: v for k, v in self.by_kind.items() if k != "two workers"}
-        best = max(single, key=lambda k: median(single[k]))
-        pairs = zip(self.by_kind["two workers"], single[best], strict=True)
+        """Two workers against the best single process, in the same runtime."""
+        single = {kind: rates for kind, rates in self.by_kind.items() if not kind.endswith(_TWO)}
+        best = max(single, key=lambda kind: median(single[kind]))
+        two = self.by_kind[f"{best.partition(',')[0]}, {_TWO}"]
         return [
             Verdict(
                 what=f"{self.network} {self.size}: two workers over one process ({best}), Mpx/s",
                 required=THROUGHPUT,
-                found=tuple(a / b for a, b in pairs),
+                found=tuple(a / b for a, b in zip(two, single[best], strict=True)),
                 at_most=False,
             )
         ]
@@ -165,30 +185,34 @@ class Throughput:
 
 
 def _throughput(setting: Setting, network: str, size: int) -> Throughput:
-    scene = setting.scene(size)
-    found = Throughput(network=network, size=size)
-    for _ in range(setting.rounds):
+    scene, found = setting.scene(size), Throughput(network=network, size=size)
+    for number in range(setting.rounds):
         for runtime in setting.runtimes:
-            for cores in dict.fromkeys((1, setting.cores)):
-                job = jobs.replace(setting.job("geoseg", network, scene, runtime=runtime), cores=cores)
-                found.by_kind.setdefault(f"{runtime}, {cores} cores", []).append(
-                    size**2 / 1e6 / setting.run(job).cost.wall_s
-                )
-        job = setting.job("geoseg", network, scene, runtime=setting.runtimes[0])
-        seconds = _two_workers(setting, jobs.replace(job, out=job.out.with_stem(f"{job.out.stem}_two")))
-        found.by_kind.setdefault("two workers", []).append(size**2 / 1e6 / seconds)
+            job = setting.job("geoseg", network, scene, runtime=runtime)
+            seconds = {
+                f"{runtime}, {cores} cores": setting.run(jobs.replace(job, cores=cores)).cost.wall_s
+                for cores in dict.fromkeys((1, setting.cores))
+            }
+            seconds[f"{runtime}, {_TWO}"] = _two_workers(setting, job)
+            for kind, taken in seconds.items():
+                found.by_kind.setdefault(kind, []).append(size**2 / 1e6 / taken)
+                print(f"round {number + 1}: {kind}: {found.by_kind[kind][-1]:.2f} Mpx/s", flush=True)
     return found
 
 
 def _two_workers(setting: Setting, job: Job) -> float:
-    """Wall seconds of the job on two workers that have loaded the network before."""
+    """Wall seconds of the job on two workers that have loaded what they need before."""
     from distributed import Client
 
-    with _cluster(setting, workers=2) as cluster:
-        with Client(scheduler_file=str(cluster.scheduler_file)) as client:
-            client.run(tool.load_in_worker, job)
+    warm = warm_scene(setting.work)
+    job = jobs.replace(job, out=job.out.with_stem(f"{job.out.stem}_two"))
+    with _cluster(setting, workers=_WORKERS) as cluster:
+        scheduler = str(cluster.scheduler_file)
+        with Client(scheduler_file=scheduler) as client:
+            client.run(tool.warm_worker, job, warm)
+        tool.predict_on(jobs.replace(job, scene=warm), scheduler)  # this process, too, has things to load
         start = time.perf_counter()
-        tool.predict_on(job, str(cluster.scheduler_file))
+        tool.predict_on(job, scheduler)
         return time.perf_counter() - start
 
 
@@ -220,8 +244,7 @@ def _cluster(setting: Setting, *, workers: int) -> Iterator[Cluster]:
             for _ in range(workers)
         ]
         _wait_for_workers(file, workers)
-        first, *others = (psutil.Process(process.pid) for process in started)
-        yield Cluster(scheduler_file=file, scheduler=first, workers=others)
+        yield Cluster(scheduler_file=file, scheduler=psutil.Process(started[0].pid))
     finally:
         for process in reversed(started):
             process.terminate()

@@ -53,7 +53,8 @@ class Counted:
     def __init__(self, job: Job) -> None:
         import torch
 
-        from benchmarks.networks import NETWORKS, Normalised, load_network
+        from benchmarks.networks import Normalised, load_network
+        from benchmarks.specs import NETWORKS
 
         torch.set_num_threads(job.cores)
         network, calibration = load_network(job.network, job.work / "networks")

@@ -51,7 +51,7 @@ DEFAULTS = {
     "run": (["resnet18", "light"], [4096], ["torch", "openvino"]),
     "seam": (["resnet18", "light"], [2048], ["torch"]),
     "memory": (["light"], [2048, 8192, 16384, 32768], ["openvino"]),
-    "dask": (["light"], [4096], ["torch"]),
+    "dask": (["light"], [8192], ["openvino"]),
     "gpu": (["resnet34"], [16384], ["torch-bf16"]),
 }
 """Networks, sizes and runtimes of each mode where none are named."""
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cores", type=int, default=cores(), help="threads each contender may keep busy")
     parser.add_argument("--sizes", type=int, nargs="+", metavar="PX", help="sides of the scenes")
-    parser.add_argument("--networks", nargs="+", metavar="NAME", help="see benchmarks/networks.py")
+    parser.add_argument("--networks", nargs="+", metavar="NAME", help="see benchmarks/specs.py")
     parser.add_argument("--runtimes", nargs="+", metavar="NAME", help="torch, openvino, onnxruntime")
     parser.add_argument("--contenders", nargs="+", metavar="NAME", help="only these (mode run)")
     parser.add_argument(

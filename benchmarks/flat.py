@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from threading import BoundedSemaphore
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks import tool
-from benchmarks.networks import NETWORKS
+from benchmarks.specs import NETWORKS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,16 +28,18 @@ def geoseg_all_by_value(job: Job) -> Work:
 
 
 def _with_values(job: Job, *, everything: bool) -> Work:
+    at_once = BoundedSemaphore(tool.concurrency(job)[0])
     centres = np.linspace(-1.5, 1.5, NETWORKS[job.network].classes, dtype=np.float32)
 
     def answer(batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits that fall with the distance of the first band from each class's centre."""
-        # Fresh memory, as a network's answer is.
-        logits = np.empty((len(batch), len(centres), *batch.shape[2:]), np.float32)
-        for i, centre in enumerate(centres):
-            np.subtract(batch[:, 0], centre, out=logits[:, i])
-            np.abs(logits[:, i], out=logits[:, i])
-            np.negative(logits[:, i], out=logits[:, i])
-        return logits
+        with at_once:
+            # Fresh memory, as a network's answer is.
+            logits = np.empty((len(batch), len(centres), *batch.shape[2:]), np.float32)
+            for i, centre in enumerate(centres):
+                np.subtract(batch[:, 0], centre, out=logits[:, i])
+                np.abs(logits[:, i], out=logits[:, i])
+                np.negative(logits[:, i], out=logits[:, i])
+            return logits
 
     return tool.answered(job, answer, everything=everything)

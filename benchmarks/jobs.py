@@ -60,7 +60,9 @@ class Job:
         return cls(**document | {name: Path(document[name]) for name in ("scene", "out", "work")})
 
 
-HAVE_RUNTIMES = frozenset({"forward", "geoseg", "geoseg-all", "geoseg-without-network"})
+HAVE_RUNTIMES = frozenset(
+    {"forward", "geoseg", "geoseg-all", "geoseg-without-network", "geoseg-by-value", "geoseg-all-by-value"}
+)
 """Contenders that run the network in whatever the job names; the others use eager PyTorch."""
 
 

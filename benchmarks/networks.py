@@ -11,7 +11,7 @@ loads, with normalisation in front (the network's `Normalised` form).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from benchmarks.scenes import BANDS
+from benchmarks.specs import NETWORKS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,31 +35,6 @@ _CROP_PX = 512
 _CROPS = 8
 _SPREAD = 3.0
 """Standard deviation of the calibrated logits: about as sure of itself as a trained network."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkSpec:
-    """A U-Net."""
-
-    encoder: str
-    classes: int = 8
-    options: dict[str, Any] = field(default_factory=dict)
-    """Further constructor arguments, as a model card has them."""
-
-
-_LIGHT = {"decoder_channels": [64, 32, 16, 16, 8]}
-_LIGHT_ENCODER = "tu-tf_mobilenetv3_small_minimal_100"
-NETWORKS = {
-    "resnet18": NetworkSpec(encoder="resnet18"),
-    "resnet34": NetworkSpec(encoder="resnet34"),
-    "light": NetworkSpec(encoder=_LIGHT_ENCODER, options=_LIGHT),
-    "light-4": NetworkSpec(encoder=_LIGHT_ENCODER, options=_LIGHT, classes=4),
-    "light-40": NetworkSpec(encoder=_LIGHT_ENCODER, options=_LIGHT, classes=40),
-    "tiny": NetworkSpec(
-        encoder="resnet18", classes=4, options={"encoder_depth": 3, "decoder_channels": [16, 8, 8]}
-    ),
-}
-"""`light` has a MobileNetV3-small without squeeze-and-excitation; `tiny` is for trying things out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

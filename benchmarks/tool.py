@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
 from unittest.mock import patch
 
 import numpy as np
@@ -15,11 +17,12 @@ from benchmarks.jobs import Cuts, Facts, Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from geoseg.prediction import Prediction
+T = TypeVar("T")
+
 CONTEXT_PX = 768
 """Side of the crops on which it is measured how far a network looks."""
 
@@ -60,8 +63,9 @@ def make_package(name: str, scene: Path, work: Path) -> Path:
     folder = package_of(name, work)
     if folder.exists():
         return folder
-    from benchmarks.networks import NETWORKS, crops, load_network
+    from benchmarks.networks import crops, load_network
     from benchmarks.scenes import BANDS
+    from benchmarks.specs import NETWORKS
     from geoseg.models.context import measure_context
     from geoseg.models.footprint import call_bytes_per_px
     from geoseg.models.pytorch import TorchPredictor
@@ -178,15 +182,12 @@ def answered(
     return Work(run=work)
 
 
-def run_tasks(
-    function: Callable[[int], int], tasks: Iterable[int], *, scheduler: str | None, workers: int = 0
-) -> Iterator[int]:
-    """Our own way of running many tasks on a Dask cluster, or in one thread of this process."""
+def run_tasks(function: Callable[[T], T], tasks: Iterable[T], *, scheduler: str) -> Iterator[T]:
+    """Our own way of running many tasks on a Dask cluster."""
     from geoseg.execute import Execution, open_executor
     from geoseg.execute import run_tasks as run
 
-    execution = Execution(scheduler=scheduler, workers=workers, threads=1)
-    with open_executor(execution) as (executor, slots):
+    with open_executor(Execution(scheduler=scheduler)) as (executor, slots):
         yield from run(executor, function, tasks, slots=slots)
 
 
@@ -195,8 +196,10 @@ def predict_on(job: Job, scheduler: str) -> Facts:
     return _predict(job, job.scene, job.out, everything=False, scheduler=scheduler)
 
 
-def load_in_worker(job: Job) -> None:
-    """What a cluster's worker would do with its first tile: load the network, and call it once."""
+def warm_worker(job: Job, scene: Path) -> None:
+    """Loads in this process what the job's tiles will need on a cluster's worker, by predicting `scene`."""
+    with TemporaryDirectory() as scratch:
+        _predict(replace(job, cores=1), scene, Path(scratch) / "warm.tif", everything=False)
     _load(replace(job, cores=1), _prepare(job, job.scene, everything=False), calls=1)
 
 

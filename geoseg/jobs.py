@@ -161,7 +161,7 @@ def predict(
     if complete is not None:
         return Outcome(manifest=complete, path=product.manifest, fresh=False)
     clock = _Clock()
-    runtime, choice = settle(prediction, runtime or Runtime(), execution)
+    runtime, choice = settle(prediction, runtime or Runtime(name="auto"), execution)
     clock.lap("choose")
     product = replace(product, attempt=_attempt(prediction, runtime))
     product.begin(overwrite=overwrite)

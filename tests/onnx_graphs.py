@@ -12,18 +12,16 @@ from onnx import TensorProto, helper, numpy_helper
 OPSET = 17
 
 
-def save(nodes, weights, path, *, input_shape, output_shape, external=None, inputs=1, outputs=1):
+def save(nodes, weights, path, *, input_shape, output_shape, external=None, outputs=1, opset=OPSET):
     """A graph from x to y, with ONNX's own checks."""
     ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, input_shape)]
-    if inputs > 1:
-        ends.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]))
     answers = [helper.make_tensor_value_info("y", TensorProto.FLOAT, output_shape)]
     if outputs > 1:
         nodes = [*nodes, helper.make_node("Identity", ["y"], ["z"])]
         answers.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, output_shape))
     constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
     graph = helper.make_graph(nodes, "graph", ends, answers, constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     onnx.checker.check_model(model)
     if external is not None:
         onnx.external_data_helper.convert_model_to_external_data(model, location=external, size_threshold=100)

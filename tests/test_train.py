@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from geoseg.data import Survey
 from geoseg.errors import ExecutionError, GeosegError, LabelError, OutputError, UsageError
 from geoseg.inference import normalise
 from geoseg.models.store import load_package
-from geoseg.package import read_card
+from geoseg.package import Context, read_card
 from geoseg.train import HISTORY_NAME, TrainEvent, train
 from geoseg.train.loop import _class_weights, rate_factor
+from geoseg.train.measure import Measured, sizes
 from geoseg.train.run import ahead
 
 SMALL = ModelChoice(
@@ -55,6 +57,17 @@ def config(write_scene, legend) -> TrainConfig:
         training=QUICK,
         inference=Inference(patch_px=64, overlap_px=32),
     )
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Training that ends without measuring the network, for tests of what comes before."""
+    measured = Measured(
+        context=Context(radius_px=32, tolerance=0.01, change=0.0, searched_px=64),
+        call_bytes_per_px=100,
+        speed={"forward_mpx_per_s": 1.0},
+    )
+    monkeypatch.setattr("geoseg.train.loop.measure", lambda _model, _run: measured)
 
 
 def changed(config: TrainConfig, **training: object) -> TrainConfig:
@@ -98,13 +111,15 @@ def test_it_learns_and_writes_a_package_that_predicts(config, tmp_path) -> None:
     assert float(rows[-1]["iou field & meadow"]) == result.history[-1].scores.classes[2].iou
 
 
-def test_the_same_seed_gives_the_same_weights_whoever_reads(config, tmp_path) -> None:
+def test_the_same_seed_gives_the_same_weights_whoever_reads(config, tmp_path, request) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
     threads = torch.get_num_threads()
     hashes = []
     for i, changes in enumerate(({}, {"workers": 0}, {"workers": 3, "minutes": 60.0}, {"seed": 8})):
+        if i:  # measuring the first network must not show in the others
+            request.getfixturevalue("unmeasured")
         result = train(changed(config, **changes), tmp_path / f"model{i}", data_root=tmp_path)
         hashes.append(result.card.weights_sha256)
         np.random.default_rng().random()
@@ -113,12 +128,64 @@ def test_the_same_seed_gives_the_same_weights_whoever_reads(config, tmp_path) ->
     assert torch.get_num_threads() == threads
 
 
+def test_the_finished_network_is_measured(config, make_raster, tmp_path, caplog) -> None:
+    """Here on a scene smaller than anything it is measured with, and nothing said about patches."""
+    index = np.kron(np.array([[0, 1, 2], [1, 2, 0]]), np.ones((20, 15), int))
+    values = np.array([[200, 900, 500], [1000, 300, 2000]])[:, index]
+    values = values + np.random.default_rng(0).normal(0, 60, values.shape)
+    image = make_raster(values.astype(np.uint16), name="small.tif", descriptions=("red", "nir"))
+    labels = make_raster(np.array([0, 7, 3], np.uint8)[index], name="small_labels.tif")
+    small = SceneLabels(image=image.name, labels=LabelSource(path=labels.name))
+    update = {"scenes": (small,), "validation": (), "inference": Inference()}
+    with caplog.at_level("INFO", "geoseg.train"):
+        card = train(config.model_copy(update=update), tmp_path / "model", data_root=tmp_path).card
+
+    assert card.context is not None
+    assert card.context.radius_px in (32, 64, 96)  # three halvings: not nothing, and not far
+    assert card.context.change <= card.context.tolerance == 0.01
+    assert (card.patch_px, card.overlap_px) == (4 * card.context.radius_px, 2 * card.context.radius_px)
+    assert f"the network looks {card.context.radius_px} px far" in caplog.text
+    if Path("/proc/self/statm").exists():
+        assert card.call_bytes_per_px is not None
+        assert 100 < card.call_bytes_per_px < 1000
+    assert card.provenance["forward_mpx_per_s"] > 0
+    assert read_card(tmp_path / "model") == card
+
+
+@pytest.mark.parametrize(
+    ("patch", "overlap", "radius", "expected"),
+    [
+        ("auto", "auto", 0, (256, 0)),
+        ("auto", "auto", 32, (256, 64)),
+        ("auto", "auto", 64, (256, 128)),
+        ("auto", "auto", 192, (768, 384)),  # twice the overlap
+        ("auto", "auto", None, (256, 128)),  # half the training patch
+        ("auto", 160, 32, (320, 160)),
+        (512, "auto", 64, (512, 128)),
+        (512, "auto", 192, (512, 256)),  # half a patch is the most, and a warning
+        (512, "auto", None, (512, 256)),
+        (96, "auto", None, (96, 32)),
+        (64, 32, 192, (64, 32)),  # as they were asked for
+    ],
+)
+def test_sizes_follow_the_context(config, caplog, patch, overlap, radius, expected) -> None:
+    context = Context(radius_px=radius, tolerance=0.01, change=0.0, searched_px=512)
+    asked = changed(config, patch_px=250).model_copy(
+        update={"inference": Inference(patch_px=patch, overlap_px=overlap)}
+    )
+    assert sizes(asked, context, 32) == expected
+    is_cut = (patch, overlap, radius) == (512, "auto", 192)
+    assert ("say at least 768" in caplog.text) == is_cut
+
+
+@pytest.mark.usefixtures("unmeasured")
 def test_without_validation_the_last_epoch_is_kept(config, tmp_path) -> None:
     result = train(config.model_copy(update={"validation": ()}), tmp_path / "model", data_root=tmp_path)
     assert (result.epoch, result.mean_iou) == (2, None)
     assert result.card.provenance["scores"] is None
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_the_best_epoch_is_kept_not_the_last(config, tmp_path, monkeypatch) -> None:
     from geoseg.train import loop
 
@@ -135,6 +202,7 @@ def test_the_best_epoch_is_kept_not_the_last(config, tmp_path, monkeypatch) -> N
     assert all(torch.equal(v, kept[0][k]) for k, v in model.state_dict().items())
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_time_runs_out_and_the_package_is_there(config, tmp_path) -> None:
     config = changed(config, minutes=1e-6)
     result = train(config, tmp_path / "model", data_root=tmp_path)
@@ -154,6 +222,7 @@ def test_a_loss_that_is_no_number_stops_training(config, tmp_path, monkeypatch) 
     assert not list(tmp_path.glob(".*")), "half a package was left"
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_an_output_that_is_taken_is_refused_before_anything_is_read(config, tmp_path) -> None:
     out = tmp_path / "model"
     out.mkdir()
@@ -206,6 +275,7 @@ def test_validation_without_labels_is_told(config, tmp_path) -> None:
         train(config.model_copy(update={"validation": held_out}), tmp_path / "model", data_root=tmp_path)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_a_class_nobody_labelled_is_logged(config, tmp_path, caplog) -> None:
     labels = config.scenes[0].labels.model_copy(update={"remap": {7: None}})
     scenes = (config.scenes[0].model_copy(update={"labels": labels}),)

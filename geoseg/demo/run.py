@@ -164,7 +164,7 @@ def training_config(demo: DemoScene, settings: DemoSettings) -> TrainConfig:
             minutes=settings.minutes,
             device="cpu",
         ),
-        inference=InferenceChoice(patch_px=512, overlap_px=64),
+        inference=InferenceChoice(),
     )
 
 

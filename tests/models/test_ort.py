@@ -112,13 +112,12 @@ def test_other_batches_are_refused(load, folder, card, wrong):
         load(folder, card, threads=1)(wrong)
 
 
-@both
-def test_a_graph_that_fails_on_a_size_says_so(load, tmp_path):
-    path = halving(tmp_path / "m.onnx", shape=["n", 2, 8, 8])
-    predictor = load(path, graph_card(path), threads=1)
+def test_a_graph_that_fails_on_a_size_says_so(tmp_path):
+    path = halving(tmp_path / "m.onnx")
+    predictor = load_ort(path, graph_card(path, stride_px=1), threads=1)
     assert predictor(noise(1, 2, 8, 8)).shape == (1, 3, 8, 8)
-    with pytest.raises(ExecutionError, match=r"cannot compute the network: a batch of shape \(1, 2, 10, 8\)"):
-        predictor(noise(1, 2, 10, 8))
+    with pytest.raises(ExecutionError, match=r"cannot compute the network: a batch of shape \(1, 2, 11, 8\)"):
+        predictor(noise(1, 2, 11, 8))
 
 
 @both

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_graphs import card_fields, halving
+from onnx import helper
+from onnx_graphs import card_fields, halving, save
 
-from geoseg.models.ov import _settings, _without, import_openvino, load_openvino
+from geoseg.errors import ExecutionError, PackageError
+from geoseg.models.ov import OpenVinoPredictor, _settings, _without, import_openvino, load_openvino
 from geoseg.onnxfile import graph_sha256
-from geoseg.package import Card
+from geoseg.package import Card, Graph
 
 openvino = import_openvino()
 
@@ -44,6 +46,34 @@ def test_memory_is_kept_by_shape_but_does_not_grow_with_calls(tmp_path):
     before = resident_mb(2)
     call_mb = 8 * 4 * 480**2 / 1e6  # of the answer alone
     assert resident_mb(8) - before < 2 * call_mb
+
+
+def test_what_it_leaves_out_in_silence_is_noticed(tmp_path, caplog, monkeypatch):
+    """OpenVINO 2026.4 shrinks without `antialias`, whatever the graph says."""
+    path = tmp_path / "m.onnx"
+    weights = {"half": np.array([1, 1, 0.5, 0.5], np.float32), "double": np.array([1, 1, 2, 2], np.float32)}
+    nodes = [
+        helper.make_node("Resize", ["x", "", "half"], ["small"], mode="linear", antialias=1),
+        helper.make_node("Resize", ["small", "", "double"], ["y"], mode="linear"),
+    ]
+    shape = ["n", 2, "h", "w"]
+    save(nodes, weights, path, input_shape=shape, output_shape=shape, opset=18)
+    found = {"weights_sha256": graph_sha256(path), "graph": {"input": "x", "output": "y"}}
+    card = Card.model_validate(card_fields(classes=2) | found)
+    with pytest.raises(PackageError, match=r"something else than the network: .*--runtime onnxruntime"):
+        load_openvino(path, card, threads=1)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    load_openvino(path, card, threads=1)
+    assert "nobody can tell" in caplog.text
+
+
+def test_a_graph_that_fails_on_a_size_says_so(tmp_path):
+    path = halving(tmp_path / "m.onnx", shape=["n", 2, 8, 8])
+    compiled = openvino.Core().compile_model(str(path), "CPU", _settings(1))
+    predictor = OpenVinoPredictor(compiled, Graph(input="x", output="y"), bands=2, stride_px=2)
+    assert predictor(np.zeros((1, 2, 8, 8), np.float32)).shape == (1, 3, 8, 8)
+    with pytest.raises(ExecutionError, match=r"cannot compute the network: a batch of shape \(1, 2, 10, 8\)"):
+        predictor(np.zeros((1, 2, 10, 8), np.float32))
 
 
 def test_importing_it_reports_nothing_to_the_maker(tmp_path):

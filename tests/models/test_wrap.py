@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from geoseg.models.ort import load_ort
 from geoseg.models.runtime import load_predictor
 from geoseg.models.wrap import plausible, wrap
 from geoseg.onnxfile import graph_sha256, write_metadata
-from geoseg.package import CARD_NAME, GRAPH_NAME, Band, ClipStep, LogStep, SigmoidStep, read_card
+from geoseg.package import CARD_NAME, GRAPH_NAME, Band, Card, ClipStep, LogStep, SigmoidStep, read_card
 from geoseg.planning import Demands, plan_tiles
 from geoseg.windows import Window
 
@@ -189,6 +190,25 @@ def test_plausible_images_lie_where_the_last_step_puts_them():
     for i, high in ((1, 1), (2, 5)):
         assert 0 <= images[:, i].min() < 0.1 * high
         assert 0.9 * high < images[:, i].max() <= high
+
+
+FOUND = {"weights_sha256": "0" * 64, "graph": {"input": "image", "output": "logits"}}
+
+
+def test_the_card_in_the_documentation_is_one():
+    (text,) = re.findall(
+        r"^```json\n(.*?)^```", (ROOT / "docs" / "models.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    assert not {*json.loads(text)} & {*FOUND}
+    card = Card.from_json(json.dumps(json.loads(text) | FOUND), source="docs/models.md")
+    assert card.band_names == ("red", "nir")
+
+
+def test_the_card_we_ship_is_one():
+    path = ROOT / "configs" / "dynamic-world.json"
+    card = Card.from_json(json.dumps(json.loads(path.read_text()) | FOUND), source=path)
+    assert card.band_names == ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B11", "B12")
+    assert len(card.legend) == 9
 
 
 @pytest.fixture(scope="module")

@@ -116,6 +116,7 @@ def normalise(
     *,
     scale: float = 1.0,
     offset: float = 0.0,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Values * scale + offset, each band's steps, then (x - mean) / std, float32; 0 where not valid.
 
@@ -125,30 +126,31 @@ def normalise(
         bands: steps, mean and standard deviation per band, in order.
         scale: factor from the scene's units to the model's.
         offset: added after scaling.
+        out: where the result goes, of the shape of `values`; None: a new array.
     """
-    out = values.astype(np.float32)
+    if out is None:
+        out = np.empty(values.shape, np.float32)
     # Undefined pixels may hold anything, NaN included.
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        for x, band in zip(out, bands, strict=True):
-            gain, shift = scale, offset
+        for raw, x, band in zip(values, out, bands, strict=True):
+            source, gain, shift = raw, scale, offset
             for step in band.steps:
                 if isinstance(step, AffineStep):  # gains and shifts in a row are one
                     gain, shift = gain * step.gain, shift * step.gain + step.offset
                     continue
-                _affine(x, gain, shift)
+                _affine(source, gain, shift, out=x)
                 _apply(step, x)
-                gain, shift = 1.0, 0.0
-            _affine(x, gain / band.std, (shift - band.mean) / band.std)
+                source, gain, shift = x, 1.0, 0.0
+            _affine(source, gain / band.std, (shift - band.mean) / band.std, out=x)
     if not valid.all():
         np.copyto(out, np.float32(0), where=~valid)
     return out
 
 
-def _affine(x: NDArray[np.float32], gain: float, shift: float) -> None:
-    if gain != 1.0:
-        x *= np.float32(gain)
+def _affine(source: NDArray[Any], gain: float, shift: float, *, out: NDArray[np.float32]) -> None:
+    np.multiply(source, np.float32(gain), out=out, dtype=np.float32, casting="same_kind")
     if shift != 0.0:
-        x += np.float32(shift)
+        out += np.float32(shift)
 
 
 def _apply(step: Step, x: NDArray[np.float32]) -> None:
@@ -220,12 +222,13 @@ class _Seen:
             inside = patch.window.intersect(self.origin)
             rows, cols = inside.slices(origin=self.origin)
             cut = self.values[:, rows, cols]
-            out[:, : inside.height, : inside.width] = normalise(
+            normalise(
                 cut if everything else cut[list(member.where)],
                 self.valid[rows, cols],
                 member.bands,
                 scale=self.request.scale,
                 offset=self.request.offset,
+                out=out[:, : inside.height, : inside.width],
             )
         return batch
 

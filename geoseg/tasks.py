@@ -42,6 +42,8 @@ _BANDS_TO_SUSPECT = 3
 _DEVICE_BATCH = 16
 """Patches offered to a device at once."""
 
+_ROWS_AT_ONCE = 32
+
 _SAMPLE_STEP = 4
 """Every so many rows and columns of the scene a pixel is looked at, to tell how its values are."""
 
@@ -318,8 +320,12 @@ def suspects(values: NDArray[Any], valid: NDArray[np.bool_]) -> dict[int, int]:
 
 def tally(classes: NDArray[np.uint8], areas: NDArray[np.floating]) -> tuple[dict[int, int], dict[int, float]]:
     """Pixels and true area in m2 by class id, for the ids that occur; areas broadcast to the classes."""
-    flat = classes.ravel()
-    pixels = np.bincount(flat, minlength=256)
-    area = np.bincount(flat, weights=np.broadcast_to(areas, classes.shape).ravel(), minlength=256)
+    everywhere = np.broadcast_to(areas, classes.shape)
+    pixels, area = np.zeros(256, np.int64), np.zeros(256)
+    for start in range(0, len(classes), _ROWS_AT_ONCE):  # what bincount makes of them stays in the cache
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        flat = classes[rows].ravel()
+        pixels += np.bincount(flat, minlength=256)
+        area += np.bincount(flat, weights=everywhere[rows].ravel(), minlength=256)
     present = np.flatnonzero(pixels).tolist()
     return {i: int(pixels[i]) for i in present}, {i: float(area[i]) for i in present}

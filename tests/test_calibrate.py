@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoseg import jobs
-from geoseg.calibrate import calibrate, makespan
+from geoseg.calibrate import calibrate
 from geoseg.execute import Execution
 from geoseg.models import runtime as runtimes
 from geoseg.package import read_card
 from geoseg.prediction import PredictOptions, prepare
 from geoseg.raster.scene import open_scene
 from geoseg.tasks import Runtime
+from geoseg.trial import makespan
 
 
 def simulated(work: list[int], slots: int, servers: int) -> float:

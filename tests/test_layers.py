@@ -20,7 +20,18 @@ LAYERS = {
     1: set(PURE.split()),
     2: {"raster", "vector", "models"},
     3: {"facts", "inference", "survey", "choice", "data", "execute", "tasks", "assemble", "products"},
-    4: {"train", "evaluate", "jobs", "prediction", "findings", "calibrate", "polygonize", "api", "report"},
+    4: {
+        "train",
+        "evaluate",
+        "jobs",
+        "prediction",
+        "findings",
+        "trial",
+        "calibrate",
+        "polygonize",
+        "api",
+        "report",
+    },
     5: {"xr", "cli", "demo", "__init__", "__main__"},
 }
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}

@@ -310,5 +310,9 @@ def test_every_architecture_can_be_exported(name, small_network, card_fields, tm
     side = card.stride_px
     batch = np.random.default_rng(0).standard_normal((2, 4, 3 * side, 2 * side - 7), np.float32)
     expected = load_predictor(folder)[1](batch)
+    if name == "dpt":  # resizes its position embedding with `antialias`, which OpenVINO 2026.4 leaves out
+        with pytest.raises(PackageError, match="something else than the network"):
+            load_predictor(out, runtime="openvino", device="cpu")
+        return
     found = load_predictor(out, runtime="openvino", device="cpu")[1](batch)
     np.testing.assert_allclose(found, expected, atol=1e-3 * max(1, np.abs(expected).max()))

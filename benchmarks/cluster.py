@@ -35,6 +35,7 @@ OVERHEAD, GROWTH, THROUGHPUT = 0.01, 1.1, 0.95
 _SAMPLES = 20
 """Looks at the processes' memory during the tiles."""
 _PATIENCE_S = 60.0
+_GOODBYE_S = 10.0
 _PACED_S = 10.0
 _WORKERS = 2
 _TWO = "two workers"
@@ -247,9 +248,17 @@ def _cluster(setting: Setting, *, workers: int) -> Iterator[Cluster]:
         yield Cluster(scheduler_file=file, scheduler=psutil.Process(started[0].pid))
     finally:
         for process in reversed(started):
-            process.terminate()
-        for process in started:
-            process.wait()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """A worker that cannot say goodbye to its scheduler waits for ever."""
+    process.terminate()
+    try:
+        process.wait(_GOODBYE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _dask(folder: Path, *command: str, file: Path) -> subprocess.Popen[bytes]:

@@ -77,8 +77,8 @@ def verdicts(results: list[Result]) -> list[Verdict]:
     """Growth with the scene, with the classes, and what the light network takes."""
     peak = {(r.job.label, r.job.network, _size(r)): r.cost.peak_mb for r in results}
     by_kind: dict[tuple[str, str], dict[int, float]] = {}
-    for (label, network, size), mb in peak.items():
-        by_kind.setdefault((label, network), {})[size] = mb
+    for (label, network, size), one in peak.items():
+        by_kind.setdefault((label, network), {})[size] = one
     lines = []
     for (label, network), mb in by_kind.items():
         real = "by-value" not in label

@@ -23,6 +23,7 @@ from benchmarks.contenders import (
     read_whole,
     write_whole,
 )
+from benchmarks.scenes import BANDS
 
 if TYPE_CHECKING:
     from benchmarks.jobs import Facts, Job
@@ -167,7 +168,7 @@ def geo_inference(job: Job) -> Work:
     folder = Path(job.out.parent)
     script = job.work / "networks" / f"{job.network}.pt"
     if not script.exists():
-        example = torch.zeros(1, 4, TILE_PX, TILE_PX)
+        example = torch.zeros(1, len(BANDS), TILE_PX, TILE_PX)
         torch.jit.trace(network.module, example).save(str(script))
 
     def work(scene: Path, out: Path) -> Facts:

@@ -152,6 +152,7 @@ def predictor(job: Job, *, everything: bool) -> Work:
 def without_network(job: Job) -> Work:
     """The same, class raster only, with answers that are there already."""
     from benchmarks.forward import Bare
+    from benchmarks.scenes import BANDS
 
     bare = Bare(job)
     answers: dict[tuple[int, ...], NDArray[np.float32]] = {}
@@ -159,7 +160,7 @@ def without_network(job: Job) -> Work:
     def prepare(scene: Path) -> None:
         rng = np.random.default_rng(0)
         for height, width in plan(job, scene).patches:
-            smooth = rng.standard_normal((1, 4, height // 32, width // 32), np.float32)
+            smooth = rng.standard_normal((1, len(BANDS), height // 32, width // 32), np.float32)
             answers[height, width] = bare.logits(smooth.repeat(32, 2).repeat(32, 3))
 
     work = answered(job, lambda batch: answers[batch.shape[2:]], everything=False)

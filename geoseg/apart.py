@@ -34,7 +34,7 @@ def run_apart(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     with TemporaryDirectory(prefix="geoseg-", ignore_cleanup_errors=True) as folder:
         answer = Path(folder) / "answer"
         done = subprocess.run(  # noqa: S603 - this very program
-            [sys.executable, "-m", "geoseg.apart", str(answer)],
+            [sys.executable, "-P", "-m", "geoseg.apart", str(answer)],
             input=pickle.dumps((function, args, kwargs)),
             capture_output=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},

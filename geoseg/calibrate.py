@@ -11,13 +11,14 @@ import time
 from dataclasses import dataclass
 from math import ceil, log2
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from geoseg.apart import run_apart
-from geoseg.trial import Bench, Lap, Run, Written, look_at, peak_mb_here, run_trial, store_little
+from geoseg.trial import Bench, Job, Lap, Run, Written, look_at, peak_mb_here, run_trial, store_little
 from geoseg.windows import Window
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _WRITTEN = 6
 """Windows that are made into products, at most."""
+_TIMES = 3
+"""How often each is made."""
 _COG_BLOCK_PX = 512
 """Rasters have overviews down to this size."""
 _TRACED_BYTES = 22
@@ -98,9 +101,12 @@ def _write(bench: Bench, run: Run) -> tuple[Written, Written, list[Written]]:
     row, col = bench.plan.window.row, bench.plan.window.col
     pixel = bench.job(Window(row, col, 1, 1))
     store_little(pixel)
-    first = pixel.write()
-    again = min((pixel.write() for _ in range(3)), key=lambda written: written.seconds)
-    return first, again, [job.write() for job in run.main.jobs[:_WRITTEN]]
+    return pixel.write(), _fastest(pixel), [_fastest(job) for job in run.main.jobs[:_WRITTEN]]
+
+
+def _fastest(job: Job) -> Written:
+    """Of several times: what else runs here can only add to it."""
+    return min((job.write() for _ in range(_TIMES)), key=lambda written: written.seconds)
 
 
 def _extrapolate(bench: Bench, run: Run, written: tuple[Written, Written, list[Written]]) -> Calibration:
@@ -115,7 +121,7 @@ def _extrapolate(bench: Bench, run: Run, written: tuple[Written, Written, list[W
     return Calibration(
         start_seconds=run.start_seconds + max(cold.seconds - fixed.seconds, 0.0),
         tiles_seconds=seconds + max(warming, 0.0),
-        write_seconds=_scaled(fixed.seconds, [s.seconds for s in samples], _more(main, samples, valid)),
+        write_seconds=fixed.seconds + valid * _seconds_per_px(main, fixed, samples),
         memory_mb=_memory_mb(bench, run),
         scratch_mb=everywhere * sum(job.part_bytes for job in main.jobs) / 1e6,
         output_mb=_output_mb(plan, main, fixed, samples, valid),
@@ -124,6 +130,16 @@ def _extrapolate(bench: Bench, run: Run, written: tuple[Written, Written, list[W
         measured_patches=sum(main.patches),
         measured_seconds=main.seconds,
     )
+
+
+def _seconds_per_px(lap: Lap, fixed: Written, samples: list[Written]) -> float:
+    """What a pixel adds; the median, for it is little, and anything else that runs here disturbs it."""
+    found = [
+        (sample.seconds - fixed.seconds) / job.valid
+        for job, sample in zip(lap.jobs, samples, strict=False)
+        if job.valid
+    ]
+    return max(median(found), 0.0) if found else 0.0
 
 
 def _more(lap: Lap, samples: list[Written], valid: float) -> float:

@@ -21,6 +21,7 @@ _KEY, _VALUE = 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_METADATA_BYTES = 4 * 1024 * 1024
 _MAX_VARINT_BYTES = 10
+_MAX_FIELD = 2**29 - 1
 _MAX_DEPTH = 64
 """Messages within messages; graphs in branches and loops nest a few deep."""
 _EXTERNAL_DATA = 13
@@ -67,22 +68,26 @@ def write_metadata(source: Path, target: Path, key: str, value: str) -> None:
 
 
 def graph_sha256(path: Path) -> str:
-    """SHA-256 of the graph, weights included: the same whatever the metadata.
+    """SHA-256 of all that decides what the network answers: every byte of the file but the metadata.
 
     Raises:
         PackageError: it is not an ONNX file, or cut off, or has no graph.
     """
-    digest, graphs = hashlib.sha256(), 0
+    digest = hashlib.sha256()
     with _opened(path) as file:
-        for field, length in _fields(file, path):
-            if field != _GRAPH:
-                file.seek(length, 1)
-                continue
-            graphs += 1
-            for start in range(0, length, _CHUNK):
-                digest.update(file.read(min(_CHUNK, length - start)))
-    if graphs != 1:
-        raise _broken(path, f"{graphs} graphs")
+        graphs = sum(field == _GRAPH for field, length in _fields(file, path) if file.seek(length, 1))
+        if graphs != 1:
+            raise _broken(path, f"{graphs} graphs")
+        file.seek(0)
+        position = 0
+        for start, stop in [*(span for _, _, span in _entries(file, path)), (path.stat().st_size, 0)]:
+            file.seek(position)
+            while position < start:
+                chunk = file.read(min(_CHUNK, start - position))
+                digest.update(chunk)
+                position += len(chunk)
+            position = stop
+            file.seek(stop)
     return digest.hexdigest()
 
 
@@ -141,6 +146,8 @@ def _fields(file: BinaryIO, path: Path, stop: int | None = None) -> Iterator[tup
     while file.tell() < size:
         tag = _varint(file, path)
         field, kind = tag >> 3, tag & 7
+        if not 0 < field <= _MAX_FIELD:  # other readers would take its lower bits for another field
+            raise _broken(path, f"a field with the number {field}")
         if kind == _BYTES:
             length = _varint(file, path)
             if file.tell() + length > size:
@@ -152,6 +159,8 @@ def _fields(file: BinaryIO, path: Path, stop: int | None = None) -> Iterator[tup
             file.seek(4 if kind == _FIXED32 else 8, 1)
         else:
             raise _broken(path, f"a field of unknown kind {kind}")
+        if file.tell() > size:
+            raise _broken(path, f"field {field} ends too late")
 
 
 def _entries(file: BinaryIO, path: Path) -> Iterator[tuple[str, str, tuple[int, int]]]:
@@ -185,7 +194,7 @@ def _pair(file: BinaryIO, length: int, path: Path) -> tuple[str, str]:
     texts = {_KEY: "", _VALUE: ""}
     while file.tell() < end:
         tag = _varint(file, path)
-        if tag & 7 != _BYTES:
+        if tag & 7 != _BYTES or tag >> 3 > _MAX_FIELD:
             raise _broken(path, "metadata that is no text")
         size = _varint(file, path)
         if file.tell() + size > end:

@@ -31,7 +31,7 @@ from geoseg.vector.trace import trace_tile
 from geoseg.windows import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from concurrent.futures import Executor
 
     from geoseg.execute import Execution, Slots
@@ -48,6 +48,7 @@ _WINDOWS = 4
 """Windows for each tile that is worked on at once."""
 _LONG_ENOUGH = 0.5
 """Seconds that a window takes at least, if patches are small."""
+_MOST_WINDOWS = 256
 _ONE_TILE = 1 << 40
 """A tile size that no scene has: all that is wanted is one tile."""
 
@@ -210,7 +211,9 @@ def run_trial(bench: Bench, execution: Execution, *, began: float) -> Run:
         servers = _calls_at_once(bench.runtime, slots(), separate=execution.kind != "threads")
 
         def lap(windows: list[Window]) -> Lap:
-            return _compute([bench.job(window) for window in windows], bench.runtime, executor, slots)
+            return _compute(
+                [bench.job(window) for window in windows], bench.runtime, executor, slots, servers
+            )
 
         first = bench.windows(servers, 1)
         tasks = (bench.job(first[i % len(first)]).task(bench.runtime) for i in range(slots()))
@@ -235,35 +238,47 @@ def _calls_at_once(runtime: Runtime, slots: int, *, separate: bool) -> int:
 
 
 def _sample_size(bench: Bench, warm: Lap, *, slots: int, servers: int) -> tuple[int, int]:
-    """How many windows to measure, of how many patches a side; (0, 0) where the job is too small for more."""
+    """How many windows to measure, at most, of how many patches a side; (0, 0) where the job is too small."""
     rate = sum(warm.patches) / warm.seconds
     most = sum(map(bench.patches, bench.plan)) // _SHARE
-    wanted = min(max(servers, int(_SECONDS * rate)), most)
-    if wanted < servers:
+    if most < servers:
         return 0, 0
+    likely = min(max(servers, int(_SECONDS * rate)), most)
     rows = bench.plan.lattice.rows
     longest = max(1, bench.plan.tile_px // (rows.patch_px - rows.overlap_px))
     # Many small windows meet more kinds of land, but what each takes besides the network must not weigh.
-    side = max(isqrt(wanted // (_WINDOWS * slots)), isqrt(int(_LONG_ENOUGH * rate / servers)), 1)
+    side = max(isqrt(likely // (_WINDOWS * slots)), isqrt(int(_LONG_ENOUGH * rate / servers)), 1)
     side = min(side, longest)
-    return max(servers, wanted // side**2), side
+    return min(max(servers, most // side**2), _MOST_WINDOWS), side
 
 
-def _compute(todo: list[Job], runtime: Runtime, executor: Executor, slots: Slots) -> Lap:
+def _compute(todo: list[Job], runtime: Runtime, executor: Executor, slots: Slots, *, least: int) -> Lap:
+    """What was done of `todo` in the time there is: `least` in any case."""
     start = time.perf_counter()
-    tasks = (job.task(runtime) for job in todo)
-    results = list(run_tasks(executor, _measured, tasks, slots=slots))
+    begun: list[Job] = []
+
+    def tasks() -> Iterator[PredictTask]:
+        for job in todo:
+            if len(begun) >= least and time.perf_counter() - start > _SECONDS:
+                return
+            begun.append(job)
+            yield job.task(runtime)
+
+    results = {result.folder: result for result in run_tasks(executor, _measured, tasks(), slots=slots)}
     seconds = time.perf_counter() - start
     peak_mb: dict[int, int] = {}
-    for result in results:
+    for result in results.values():
         peak_mb[result.process] = max(result.peak_mb, peak_mb.get(result.process, 0))
-    return Lap(jobs=todo, patches=[r.patches for r in results], seconds=seconds, peak_mb=peak_mb)
+    patches = [results[str(job.product.parts.folder)].patches for job in begun]
+    return Lap(jobs=begun, patches=patches, seconds=seconds, peak_mb=peak_mb)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Result:
     """What a worker tells of a tile."""
 
+    folder: str
+    """Of its part: which tile it is."""
     patches: int
     process: int
     peak_mb: int
@@ -271,7 +286,9 @@ class _Result:
 
 def _measured(task: PredictTask) -> _Result:
     done = predict_tile(task)
-    return _Result(patches=done.patches, process=os.getpid(), peak_mb=peak_mb_here())
+    return _Result(
+        folder=str(task.store.folder), patches=done.patches, process=os.getpid(), peak_mb=peak_mb_here()
+    )
 
 
 def peak_mb_here() -> int:

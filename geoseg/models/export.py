@@ -6,6 +6,7 @@ import logging
 import tempfile
 import warnings
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -137,7 +138,7 @@ def _trace(model: Segmenter, card: Card, out: Path, package: Path) -> None:
     example = torch.zeros(2, len(card.bands), 2 * stride, 3 * stride)
     sizes = {0: dim("n"), 2: stride * dim("h"), 3: stride * dim("w")}
     try:
-        with _quiet(), _grids_by_products():
+        with _quiet(), _grids_by_products(), _fixed_padding():
             program = torch.onnx.export(
                 model.network,
                 (example,),
@@ -195,6 +196,27 @@ def _grids_by_products() -> Iterator[None]:
         yield
     finally:
         functional.adaptive_avg_pool2d = pool
+
+
+@contextmanager
+def _fixed_padding() -> Iterator[None]:
+    """What TensorFlow calls "same" padding depends on the size; on multiples of the stride it is always one.
+
+    Said as a formula of sizes that are not known, it keeps the tracer busy for minutes.
+    """
+    layers = import_module("timm.layers.conv2d_same")  # the package has a function of that name
+    original = layers.pad_same
+
+    def padded(x: Tensor, kernel: Any, stride: Any, dilation: Any = (1, 1), value: float = 0) -> Tensor:
+        missing = [max((k - 1) * d + 1 - s, 0) for k, s, d in zip(kernel, stride, dilation, strict=True)]
+        below, right = (total - total // 2 for total in missing)
+        return functional.pad(x, (missing[1] // 2, right, missing[0] // 2, below), value=value)
+
+    layers.pad_same = padded
+    try:
+        yield
+    finally:
+        layers.pad_same = original
 
 
 def grid_means(x: Tensor, rows: int, cols: int) -> Tensor:

@@ -92,7 +92,7 @@ def _exported(package: Path, out: Path) -> Path:
     """`out`, with the package's graph in it."""
     # A process of its own: torch and what traces it would stay in this one's memory for good.
     arguments = ["export", str(package), "-o", str(out), "--overwrite", "--json"]
-    command = [sys.executable, "-m", "geoseg", *arguments]
+    command = [sys.executable, "-P", "-m", "geoseg", *arguments]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)  # noqa: S603
     if done.returncode:

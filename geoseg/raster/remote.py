@@ -44,7 +44,10 @@ _NETWORK = "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/:/vsioss/:/vsiswift/"
 """GDAL's names for files behind a network, as a list of what is not to be remembered after closing."""
 _ASK_TIMEOUT_S = 5.0
 _TEMPORARY = (429, 500, 502, 503, 504)
-_FINAL = ("HTTP response code: 4", "not recognized", "Could not resolve", "Failed to connect")
+_FINAL = (
+    *(f"HTTP response code: {code}" for code in (400, 401, 403, 404, 405, 410)),
+    "not recognized", "Could not resolve", "Failed to connect",
+)
 """Failures that another attempt does not cure."""
 
 

@@ -38,11 +38,17 @@ def is_item(path: str) -> bool:
     file = Path(path)
     if file.suffix not in (".json", ".geojson") or not file.is_file():
         return False
+    document = _parsed(file)
+    return isinstance(document, dict) and "stac_version" in document and isinstance(document.get("assets"), dict)
+
+
+def _parsed(file: Path) -> Any:
+    """The JSON of a file that nobody vouches for; None where it is none, or too large, or too deep."""
     try:
-        document = json.loads(file.read_bytes()[:_MAX_BYTES])
-    except ValueError:
-        return False
-    return isinstance(document, dict) and "stac_version" in document and "assets" in document
+        with file.open("rb") as stream:
+            return json.loads(stream.read(_MAX_BYTES))
+    except (ValueError, RecursionError):
+        return None
 
 
 def open_item(
@@ -100,7 +106,7 @@ def _load(path: Path) -> dict[str, Any]:
                 change="Check the path.",
             )
         )
-    document: dict[str, Any] = json.loads(path.read_bytes())
+    document: dict[str, Any] = _parsed(path)
     return document
 
 
@@ -114,8 +120,10 @@ def _bands(item: dict[str, Any], path: Path) -> list[_Band]:
         if not kind.startswith("image/") or kind in ("image/png", "image/jpeg"):
             continue
         href = _resolved(asset["href"], path)
-        said = [b for b in asset.get("bands") or asset.get("eo:bands") or [] if isinstance(b, dict)]
-        is_data = bool(_DATA_ROLES & set(asset.get("roles") or ()))
+        named = asset.get("bands") or asset.get("eo:bands")
+        said = [b for b in (named if isinstance(named, list) else []) if isinstance(b, dict)]
+        roles = asset.get("roles")
+        is_data = bool(_DATA_ROLES & set(map(str, roles if isinstance(roles, list) else ())))
         if len(said) <= 1:
             names = [key, *(n for b in said for n in _names(b))]
             found.append(_Band(names=tuple(dict.fromkeys(names)), href=href, index=None, is_data=is_data))

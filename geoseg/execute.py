@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -114,13 +116,15 @@ def open_executor(execution: Execution) -> Iterator[tuple[Executor, Slots]]:
             _warn_if_nobody_can(client, resources)
             # pure=False: a task writes a part, so "same arguments" must not mean "already done".
             options = {"pure": False, "retries": 0, **({"resources": resources} if resources else {})}
-            yield client.get_executor(**options), lambda: _slots(client, resources)
+            yield client.get_executor(**options), _now_and_then(lambda: _slots(client, resources))
 
 
 def run_tasks(
     executor: Executor, function: Callable[[T], R], tasks: Iterable[T], *, slots: Slots
 ) -> Iterator[R]:
-    """Results of `function(task)` in the order they finish, with one more than `slots()` submitted at once.
+    """Results of `function(task)` in the order they finish.
+
+    Twice `slots()` tasks are submitted at once, so that no worker waits for the driver.
 
     The first failure stops the submission of further tasks; those running are waited for, so that what they
     finish is kept, and then the failure is raised.
@@ -133,7 +137,7 @@ def run_tasks(
     failure: tuple[T, BaseException] | None = None
     waiting = iter(tasks)
     while True:
-        room = slots() + 1
+        room = 2 * slots()
         while failure is None and len(running) < room:
             try:
                 task = next(waiting)
@@ -247,6 +251,19 @@ def _abilities(client: Any, resources: dict[str, float]) -> list[int]:
         min([int(w["nthreads"]), *(int(w["resources"].get(k, 0) / v) for k, v in resources.items())])
         for w in workers
     ]
+
+
+def _now_and_then(slots: Slots) -> Slots:
+    """`slots`, asked once a second: a question to the scheduler after every tile costs a millisecond each."""
+    known, asked = 0, -math.inf
+
+    def remembered() -> int:
+        nonlocal known, asked
+        if time.monotonic() - asked > 1:
+            known, asked = slots(), time.monotonic()
+        return known
+
+    return remembered
 
 
 def _slots(client: Any, resources: dict[str, float]) -> int:

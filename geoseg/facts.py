@@ -79,6 +79,5 @@ def memory_bytes() -> int:
 
 
 def peak_rss_mb() -> int:
-    """Largest resident memory so far of this process or any one child that has ended, in MB."""
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return round(max(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024)
+    """Largest resident memory of this process so far, in MB; worker processes are not counted."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_chec
 
 import numpy as np
 
-from geoseg.errors import ExecutionError, explain
+from geoseg.errors import ExecutionError, SceneError, explain
 from geoseg.legend import IGNORE_INDEX
 from geoseg.package import AffineStep, ClipStep, LogStep
 from geoseg.stitch import (
@@ -142,9 +142,24 @@ def normalise(
                 _apply(step, x)
                 source, gain, shift = x, 1.0, 0.0
             _affine(source, gain / band.std, (shift - band.mean) / band.std, out=x)
+            if band.steps and not np.isfinite(x[valid]).all():
+                raise _no_number(band, raw[valid & ~np.isfinite(x)][0], scale, offset)
     if not valid.all():
         np.copyto(out, np.float32(0), where=~valid)
     return out
+
+
+def _no_number(band: Band, value: Any, scale: float, offset: float) -> SceneError:
+    chain = " -> ".join(step.step for step in band.steps)
+    return SceneError(
+        explain(
+            "a pixel with data cannot be normalised",
+            at=f"band {band.name}, value {value}",
+            expected=f"a value for which {chain} of (value * {scale:g} + {offset:g}) is a number",
+            found=f"{float(value) * scale + offset:g}, for which it is none",
+            change="Declare it as nodata (--nodata), or check --scale and --offset.",
+        )
+    )
 
 
 def _affine(source: NDArray[Any], gain: float, shift: float, *, out: NDArray[np.float32]) -> None:
@@ -244,9 +259,9 @@ def _label(group: Sequence[Patch], seen: _Seen, members: Sequence[Member], canva
     turns = _TURNS[request.views]
     first = members[0].predictor
     alone = len(members) == 1 and len(turns) == 1
-    if alone and not request.blend and not request.probabilities:
+    if alone and not request.blend:
         batch = seen.batch(group, members[0])
-        if isinstance(first, DecidingPredictor):
+        if isinstance(first, DecidingPredictor) and not request.probabilities:
             canvas.put_decided(group, *first.decide(batch, request.confidence))
         else:
             canvas.put_logits(group, _checked(first(batch), group, request))
@@ -257,8 +272,10 @@ def _label(group: Sequence[Patch], seen: _Seen, members: Sequence[Member], canva
         batch = seen.batch(group, member)
         for turn in turns:
             logits = _checked(_turned_back(member.predictor(_turned(batch, turn)), turn), group, request)
-            probabilities = np.stack([softmax(scores) for scores in logits])
-            mean = probabilities if mean is None else np.add(mean, probabilities, out=mean)
+            if mean is None:
+                mean = np.zeros(logits.shape, np.float32)
+            for image, scores in enumerate(logits):
+                mean[image] += softmax(scores)
     if mean is not None:
         canvas.put_probabilities(group, mean if votes == 1 else mean / np.float32(votes))
 
@@ -301,11 +318,14 @@ class _Canvas:
         self.core = core
         self.request = request
         shape, classes = core.shape, request.classes
-        keep = request.blend or request.probabilities
         self._index = np.full(shape, IGNORE_INDEX, np.uint8)
         self._confidence = np.full(shape, CONFIDENCE_NODATA, np.uint8) if request.confidence else None
-        self._total = np.zeros((classes, *shape), np.float32) if keep else None
+        # Only a blend needs the scores of the whole core at once.
+        self._total = np.zeros((classes, *shape), np.float32) if request.blend else None
         self._weight = np.zeros(shape, np.float32) if request.blend else None
+        self._probabilities = (
+            np.full((classes, *shape), CONFIDENCE_NODATA, np.uint8) if request.probabilities else None
+        )
 
     def put_decided(
         self, group: Sequence[Patch], index: NDArray[np.uint8], confidence: NDArray[np.uint8] | None
@@ -327,6 +347,9 @@ class _Canvas:
             self._index[here] = decision.index
             if self._confidence is not None and decision.confidence is not None:
                 self._confidence[here] = decision.confidence
+            if self._probabilities is not None:
+                mine = softmax(scores[(slice(None), *there)])
+                self._probabilities[(slice(None), *here)] = scaled(mine, PROBABILITY_SCALE)
 
     def put_probabilities(self, group: Sequence[Patch], mean: NDArray[np.float32]) -> None:
         """Probabilities (n, classes, h, w).
@@ -337,10 +360,8 @@ class _Canvas:
             mine = probability[(slice(None), *there)]
             if not np.isfinite(mine).all():
                 raise _useless(group, mean.shape, "scores that are not finite")
-            if self._total is None:
+            if self._total is None or self._weight is None:
                 self._settle(here, mine)
-            elif self._weight is None:
-                self._total[(slice(None), *here)] = mine
             else:
                 weight = blend_weights(patch.window.shape)[there]
                 self._total[(slice(None), *here)] += mine * weight
@@ -355,18 +376,22 @@ class _Canvas:
         self._index[~answered] = IGNORE_INDEX
         if self._confidence is not None:
             self._confidence[~answered] = CONFIDENCE_NODATA
-        probabilities = None
-        if self.request.probabilities and self._total is not None:
-            probabilities = scaled(self._total, PROBABILITY_SCALE)
-            probabilities[:, ~answered] = CONFIDENCE_NODATA
+        if self._probabilities is not None:
+            np.copyto(self._probabilities, np.uint8(CONFIDENCE_NODATA), where=~answered)
         return TileClasses(
-            index=self._index, confidence=self._confidence, probabilities=probabilities, patches=patches
+            index=self._index,
+            confidence=self._confidence,
+            probabilities=self._probabilities,
+            patches=patches,
         )
 
     def _settle(self, here: tuple[slice, slice], probability: NDArray[np.float32]) -> None:
         self._index[here] = decide(probability).index
         if self._confidence is not None and self.request.confidence is not None:
             self._confidence[here] = percent(certainty(probability, self.request.confidence))
+        if self._probabilities is not None:
+            for plane, share in zip(self._probabilities, probability, strict=True):
+                plane[here] = scaled(share, PROBABILITY_SCALE)
 
     def _places(
         self, group: Sequence[Patch]

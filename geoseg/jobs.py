@@ -5,6 +5,7 @@ prepare (nothing is written) -> tiles on any executor -> assemble -> manifest, l
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Map
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
+_log = logging.getLogger(__name__)
+
 _SHARE_OF_MEMORY = 0.5
 """Of what this machine has, that network calls may take together where the user says nothing."""
 
@@ -56,23 +59,46 @@ class Outcome:
 
 
 def settle(prediction: Prediction, runtime: Runtime, execution: Execution) -> tuple[Runtime, Choice | None]:
-    """The runtime as workers get it: its name, and how many cores and network calls each process has.
+    """The runtime as workers get it: its name, the device, and how many cores and calls each process has.
 
     Raises:
-        GeosegError: not even the reference runtime can run the network.
+        GeosegError: not even the reference runtime can run the network, or there is no such device.
     """
     choice = _choose(prediction, runtime, execution) if runtime.name == "auto" else None
     name = runtime.name if choice is None else choice.name
-    if execution.kind in ("processes", "cluster"):
+    if execution.kind == "cluster":  # other machines, other devices and other memory
         return replace(runtime, name=name, cores=1, calls=1), choice
-    need = prediction.call_bytes
+    device = _device(runtime.device)
+    need = (prediction.call_bytes or 1) * (runtime.batch_size or 1)
     memory = prediction.options.memory or int(_SHARE_OF_MEMORY * memory_bytes())
-    calls = None if need is None else max(1, memory // need)
-    return replace(runtime, name=name, cores=execution.threads, calls=calls), choice
+    if execution.kind == "processes":
+        if execution.workers * need > memory and prediction.call_bytes:
+            _log.warning(_short_of_memory(execution.workers, need, memory))
+        return replace(runtime, name=name, device=device, cores=1, calls=1), choice
+    calls = max(1, memory // need)
+    if name.startswith("torch") and device == "cpu" and calls < execution.threads:
+        _log.warning(_short_of_memory(execution.threads, need, memory))
+    return replace(runtime, name=name, device=device, cores=execution.threads, calls=calls), choice
+
+
+def _device(wanted: str) -> str:
+    """The device, so that what was made on one is never continued on another; several GPUs stay "auto"."""
+    from geoseg.models.devices import resolve_devices
+
+    found = resolve_devices(wanted)
+    return found[0] if len(found) == 1 else wanted
+
+
+def _short_of_memory(calls: int, need: int, memory: int) -> str:
+    return (
+        f"{calls} network calls at once take {calls * need / 1e9:.1f} GB, more than {memory / 1e9:.1f} GB: "
+        "cores stay idle, or memory runs short; allow more with --memory, or say --patch-size"
+    )
 
 
 def _choose(prediction: Prediction, runtime: Runtime, execution: Execution) -> Choice:
-    reference = reference_of(prediction.card)
+    graphs = [card for card in prediction.cards if card.architecture is None]
+    reference = reference_of(graphs[0] if graphs else prediction.card)
     if len(prediction.cards) > 1:
         return Choice(name=reference, reason="several networks vote: name a runtime to use another")
     if execution.kind == "cluster":
@@ -122,14 +148,14 @@ def _place(prediction: Prediction, tile: Tile) -> Window:
     return Window(core.row - whole.row, core.col - whole.col, core.height, core.width)
 
 
-def assembly(prediction: Prediction, store: PartStore) -> Assembly:
-    """The parts in `store` and what is needed to make products of them."""
+def assembly(prediction: Prediction, store: PartStore, *, job: str | None = None) -> Assembly:
+    """The parts in `store` and what is needed to make products of them; `job` is the id they carry."""
     return Assembly(
         store=store,
         cores={_place(prediction, tile): (tile.row, tile.col) for tile in prediction.plan},
         geobox=prediction.geobox,
         legend=prediction.card.legend,
-        tags=_tags(prediction),
+        tags=_tags(prediction, job or prediction.job),
         confidence=prediction.options.confidence or "confidence",
         threads=default_threads(),
     )
@@ -146,8 +172,9 @@ def predict(
 ) -> Outcome:
     """Labels the whole scene and writes its product into `out`.
 
-    The same bytes come out of one thread, many threads or many processes. Tiles that an interrupted run of
-    the same job has finished are not computed again. A job that is complete already is left alone.
+    With one runtime the same bytes come out of one thread, many threads or many processes (on a CPU). Tiles
+    that an interrupted run of the same job has finished are not computed again. A job that is complete is
+    left alone.
 
     Raises:
         OutputError: something else is in the way, or the folder cannot be written.
@@ -156,14 +183,16 @@ def predict(
     """
     execution = execution or Execution()
     report = on_progress or _silent
-    product = Product(folder=out.absolute(), stem=prediction.scene.name, job=prediction.job)
+    asked = runtime or Runtime()
+    job = prediction.job_with(asked.name)
+    product = Product(folder=out.absolute(), stem=prediction.scene.name, job=job)
     complete = None if overwrite else product.finished()
     if complete is not None:
         return Outcome(manifest=complete, path=product.manifest, fresh=False)
     clock = _Clock()
-    runtime, choice = settle(prediction, runtime or Runtime(name="auto"), execution)
+    runtime, choice = settle(prediction, asked, execution)
     clock.lap("choose")
-    product = replace(product, attempt=_attempt(prediction, runtime))
+    product = replace(product, attempt=_attempt(job, runtime))
     product.begin(overwrite=overwrite)
     done, reused = _run_tiles(prediction, product, execution, runtime, report)
     clock.lap("tiles")
@@ -177,14 +206,14 @@ def predict(
     )
     clock.lap("assemble")
     manifest = Manifest(
-        job=prediction.job,
+        job=job,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         scene=scene_facts(prediction.scene),
         package=_package_facts(prediction),
         plan=plan_facts(prediction.plan),
-        options=prediction.option_facts,
+        options=prediction.option_facts | {"runtime": asked.name},
         execution=_execution_facts(execution, runtime, choice, done, reused=reused),
-        versions=versions("torch", "segmentation-models-pytorch", "dask", "rasterio", "numpy"),
+        versions=versions(*_involved(runtime), "dask", "rasterio", "numpy"),
         counts=counts,
         polygons=polygons,
         seams=None if score is None else asdict(score),
@@ -199,10 +228,17 @@ def predict(
     return Outcome(manifest=manifest, path=product.manifest, fresh=True, reused_tiles=reused)
 
 
-def _attempt(prediction: Prediction, runtime: Runtime) -> str:
+def _attempt(job: str, runtime: Runtime) -> str:
     """Attempts that run the network in the same way share parts; on how many cores does not matter."""
     same = {k: v for k, v in asdict(runtime).items() if k not in ("cores", "calls")}
-    return digest({"job": prediction.job, "geoseg": version("geoseg"), "runtime": same})
+    return digest({"job": job, "runtime": same, "versions": versions(*_involved(runtime))})
+
+
+def _involved(runtime: Runtime) -> tuple[str, ...]:
+    """The packages whose versions decide what a network answers."""
+    if runtime.name in ("onnxruntime", "openvino"):
+        return "torch", runtime.name
+    return "torch", "segmentation-models-pytorch"
 
 
 def _run_tiles(
@@ -257,13 +293,14 @@ def _write_products(prediction: Prediction, product: Product, report: Progress) 
     report("writing", 0, len(paths))
     models = ", ".join(path.name for path in prediction.packages)
     description = f"Land use of {prediction.scene.name}, made by geoseg from {models}"
-    return assembly(prediction, product.parts).write_all(paths, description=description, on_written=tell)
+    parts = assembly(prediction, product.parts, job=product.job)
+    return parts.write_all(paths, description=description, on_written=tell)
 
 
-def _tags(prediction: Prediction) -> Map[str, str]:
+def _tags(prediction: Prediction, job: str) -> Map[str, str]:
     return {
         "TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}",
-        "GEOSEG_JOB": prediction.job,
+        "GEOSEG_JOB": job,
         "GEOSEG_SCENE": prediction.scene.name,
         "GEOSEG_MODEL": " ".join(card.fingerprint for card in prediction.cards),
     }

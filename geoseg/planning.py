@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from geoseg.errors import UsageError, explain
-from geoseg.tiling import TILE_PX, Axis, Lattice, TilePlan
+from geoseg.tiling import TILE_PX, Axis, Lattice, TilePlan, require_multiple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,6 +77,7 @@ def plan_tiles(
         UsageError: patch and overlap do not fit each other or the network's stride, or memory is too little.
     """
     overlap = demands.overlap_px if overlap_px is None else overlap_px
+    require_multiple("overlap", overlap, demands.stride_px)
     blended = demands.blend if blend is None else blend
     patch = patch_px or _choose_patch(shape, demands, overlap, blended=blended, call_bytes=call_bytes)
     lattice = Lattice.of(shape, patch_px=patch, overlap_px=overlap, stride_px=demands.stride_px)
@@ -91,7 +92,8 @@ def _choose_patch(
     least = overlap + _LEAST_STEP * stride
     if blended or per_px is None:
         # What pools over a patch was trained on patches of this size. Memory was not measured: no promises.
-        return demands.patch_px
+        too_small = demands.patch_px <= overlap == demands.overlap_px  # by the context alone, not by the user
+        return least if too_small else demands.patch_px
     most = int(math.sqrt((call_bytes or CALL_BYTES) / per_px)) // stride * stride
     if most < least:
         if call_bytes is None:

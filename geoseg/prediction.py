@@ -17,7 +17,7 @@ from geoseg.manifest import job_id
 from geoseg.matching import Mapping, require_match
 from geoseg.models.catalogue import describe
 from geoseg.package import Card, read_card
-from geoseg.planning import Demands, plan_tiles
+from geoseg.planning import CALL_BYTES, Demands, plan_tiles
 from geoseg.tiling import TILE_PX, TilePlan
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from geoseg.raster.scene import Scene
     from geoseg.stitch import Confidence
     from geoseg.windows import Window
+
+
+MOST_MEMBERS = 16
+"""Networks that can vote: as many as a process keeps loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +44,8 @@ class PredictOptions:
     """Weigh overlapping patches instead of splitting overlaps at their midpoint; None: only for networks
     with global context, whose scores depend on where in the patch a pixel lies, however wide the overlap."""
     memory: int | None = None
-    """Bytes that the network calls of a process may take together; None: 3 GB each, and no more of them at
-    once than fit half of this machine's memory."""
+    """Bytes that the network calls of a process may take together, 3 GB at most each; None: half of this
+    machine's memory, shared by its worker processes."""
     views: Views = "one"
     """Test-time augmentation."""
     confidence: Confidence | None = "probability"
@@ -53,6 +57,8 @@ class PredictOptions:
     mapping: Mapping = field(default_factory=Mapping)
 
     def __post_init__(self) -> None:
+        if self.memory is not None and self.memory < 1:
+            raise UsageError(f"memory must be at least 1 byte, not {self.memory}")
         for name, size in (("patch", self.patch_px), ("tile", self.tile_px)):
             if size is not None and size < 1:
                 raise UsageError(f"the {name} size must be at least 1 px, not {size}")
@@ -106,12 +112,19 @@ class Prediction:
 
     @cached_property
     def job(self) -> str:
-        """Id of this job: equal ids mean equal products."""
+        """Id of this job with the reference runtime."""
+        return self.job_with("torch")
+
+    def job_with(self, runtime: str) -> str:
+        """Id of this job: equal ids mean equal products, where the runtime is named.
+
+        With "auto", another machine or day may choose another one, whose map may differ in a few pixels.
+        """
         return job_id(
             scene=self.scene.fingerprint,
             package="+".join(card.fingerprint for card in self.cards),
             plan=plan_facts(self.plan),
-            options=self.option_facts,
+            options=self.option_facts | {"runtime": runtime},
         )
 
     @property
@@ -141,6 +154,8 @@ def prepare(
         UsageError: patch or overlap do not fit the network's stride.
     """
     paths = tuple(packages) if isinstance(packages, Sequence) else (packages,)
+    if not 0 < len(paths) <= MOST_MEMBERS:
+        raise UsageError(f"give 1 to {MOST_MEMBERS} model packages, not {len(paths)}")
     cards = tuple(read_card(path) for path in paths)
     _require_one_legend(paths, cards)
     facts = facts_of(scene)
@@ -153,7 +168,7 @@ def prepare(
         overlap_px=options.overlap_px,
         tile_px=options.tile_px,
         blend=options.blend,
-        call_bytes=options.memory,
+        call_bytes=None if options.memory is None else min(options.memory, CALL_BYTES),
         extent=None if aoi is None else aoi.extent,
     )
     names = tuple(dict.fromkeys(name for card in cards for name in card.band_names))

@@ -40,7 +40,9 @@ _BANDS_TO_SUSPECT = 3
 """With fewer bands, equal extremes are too common to mean anything."""
 
 _DEVICE_BATCH = 16
-"""Patches offered to a device at once."""
+"""Patches offered to a device at once, at most,"""
+_DEVICE_BATCH_BYTES = 512_000_000
+"""and what they and all scores for them may take in this process's memory."""
 
 _ROWS_AT_ONCE = 32
 
@@ -182,11 +184,11 @@ def predict_tile(task: PredictTask) -> TileDone:
         pixels.valid,
         task.tile,
         members,
-        replace(task.request, batch_size=_batch_size(task.runtime, members)),
+        replace(task.request, batch_size=_batch_size(task, members)),
         origin=reach,
         mask=mask,
     )
-    look = _look(pixels, core, reach, members[0], task.request)
+    look = _look(pixels, core, reach, members[0], task.request, mask=mask)
     del pixels
     classes = legend.decode(found.index)
     areas = pixel_areas(task.scene.geobox, core)
@@ -260,11 +262,15 @@ def _load(task: PredictTask) -> tuple[Legend, list[Member]]:
     return legends[0], members
 
 
-def _batch_size(runtime: Runtime, members: list[Member]) -> int:
+def _batch_size(task: PredictTask, members: list[Member]) -> int:
     """On a CPU more patches at once gain nothing; what decides on a device splits what does not fit."""
-    if runtime.batch_size is not None:
-        return runtime.batch_size
-    return _DEVICE_BATCH if isinstance(members[0].predictor, DecidingPredictor) else 1
+    if task.runtime.batch_size is not None:
+        return task.runtime.batch_size
+    if not isinstance(members[0].predictor, DecidingPredictor):
+        return 1
+    planes = max(len(m.bands) for m in members) + task.request.classes
+    patch_bytes = 4 * planes * task.tile.patches[0].window.size
+    return max(1, min(_DEVICE_BATCH, _DEVICE_BATCH_BYTES // patch_bytes))
 
 
 def _summary(
@@ -281,7 +287,15 @@ def _summary(
     return TileDone(row=row, col=col, pixels=pixels, area_m2=area_m2, patches=patches, seconds=seconds)
 
 
-def _look(pixels: Pixels, core: Window, reach: Window, member: Member, request: Request) -> dict[str, Any]:
+def _look(
+    pixels: Pixels,
+    core: Window,
+    reach: Window,
+    member: Member,
+    request: Request,
+    *,
+    mask: NDArray[np.bool_] | None,
+) -> dict[str, Any]:
     """What the values of the core are like, from a sample that lies in the same places for any tiling."""
     step = _SAMPLE_STEP
     rows, cols = core.slices(origin=reach)
@@ -290,6 +304,8 @@ def _look(pixels: Pixels, core: Window, reach: Window, member: Member, request: 
         slice(cols.start + -core.col % step, cols.stop, step),
     )
     values, valid = pixels.values[(slice(None), *places)], pixels.valid[places]
+    if mask is not None:
+        valid = valid & mask[-core.row % step :: step, -core.col % step :: step]
     mine = values[list(member.where)]
     normal = normalise(mine, valid, member.bands, scale=request.scale, offset=request.offset)
     sums, squares = moments(normal)

@@ -46,18 +46,8 @@ class Axis:
     def __post_init__(self) -> None:
         if self.size < 1 or self.stride_px < 1:
             raise ValueError(f"size {self.size} and stride {self.stride_px} must be at least 1")
-        for name, value in (("patch", self.patch_px), ("overlap", self.overlap_px)):
-            if value % self.stride_px:
-                low = value - value % self.stride_px
-                raise UsageError(
-                    explain(
-                        f"the {name} size is off the network's stride",
-                        at=f"{value} px",
-                        expected=f"a multiple of {self.stride_px}",
-                        found=f"{value} = {low} + {value % self.stride_px}",
-                        change=f"Use {low} or {low + self.stride_px}.",
-                    )
-                )
+        require_multiple("patch", self.patch_px, self.stride_px)
+        require_multiple("overlap", self.overlap_px, self.stride_px)
         if not 0 <= self.overlap_px < self.patch_px:
             raise UsageError(
                 explain(
@@ -287,6 +277,25 @@ class TilePlan:
 def _reaching(axis: Axis, runs: tuple[range, ...], start: int, stop: int) -> tuple[range, ...]:
     """All patches over the part of each run's support that lies in [start, stop)."""
     return tuple(axis.covering(max(start, axis.cut(r.start)), min(stop, axis.cut(r.stop))) for r in runs)
+
+
+def require_multiple(what: str, px: int, stride_px: int) -> None:
+    """Returns when `px`, the size of the patch or the overlap, lies on the network's stride.
+
+    Raises:
+        UsageError: naming the nearest sizes that do.
+    """
+    if px % stride_px:
+        low = px - px % stride_px
+        raise UsageError(
+            explain(
+                f"the {what} size is off the network's stride",
+                at=f"{px} px",
+                expected=f"a multiple of {stride_px}",
+                found=f"{px} = {low} + {px % stride_px}",
+                change=f"Use {low} or {low + stride_px}.",
+            )
+        )
 
 
 @lru_cache(maxsize=64)

@@ -211,9 +211,8 @@ def run_trial(bench: Bench, execution: Execution, *, began: float) -> Run:
         servers = _calls_at_once(bench.runtime, slots(), separate=execution.kind != "threads")
 
         def lap(windows: list[Window]) -> Lap:
-            return _compute(
-                [bench.job(window) for window in windows], bench.runtime, executor, slots, servers
-            )
+            todo = [bench.job(window) for window in windows]
+            return _compute(todo, bench.runtime, executor, slots, least=servers)
 
         first = bench.windows(servers, 1)
         tasks = (bench.job(first[i % len(first)]).task(bench.runtime) for i in range(slots()))

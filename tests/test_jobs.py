@@ -20,8 +20,8 @@ from geoseg.errors import ExecutionError, OutputError, SceneError, UsageError
 from geoseg.execute import Execution
 from geoseg.files import sha256
 from geoseg.manifest import read_manifest
-from geoseg.models.runtime import load_predictor
 from geoseg.matching import Mapping
+from geoseg.models.runtime import load_predictor
 from geoseg.prediction import PredictOptions, prepare
 from geoseg.raster.scene import open_scene
 from geoseg.stitch import CONFIDENCE_NODATA

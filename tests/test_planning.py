@@ -50,14 +50,14 @@ def test_patches_are_large_where_memory_allows_and_little_is_computed_twice() ->
 
 @given(
     height=st.integers(1, 20000), width=st.integers(1, 20000), radius=st.integers(0, 10),
-    stride=st.sampled_from([1, 2, 32]), per_px=st.integers(50, 3000),
+    stride=st.sampled_from([1, 2, 32]), per_px=st.integers(50, 1400),
 )  # fmt: skip
 @settings(deadline=None, max_examples=40)
 def test_no_patch_within_the_memory_saves_more_than_a_twentieth(
     height, width, radius, stride, per_px
 ) -> None:
     wanted = demands(card(radius=radius * stride, stride=stride, per_px=per_px, patch=256 // stride * stride))
-    budget = 300_000_000
+    budget = 900_000_000
     plan = plan_tiles((height, width), wanted, call_bytes=budget)
     assert plan.lattice.rows.patch_px**2 * per_px <= budget
     most = int((budget / per_px) ** 0.5) // stride * stride

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from geoseg.raster.aoi import Aoi
     from geoseg.raster.scene import Scene
 
+_LEAST_MEMORY = 10**6
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -47,7 +48,12 @@ class _Memory(_ParamType):
         parts = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", str(value).lower())
         if parts is None or parts[2] not in _UNITS:
             self.fail(f"{value!r} is no size; write 800MB, 2.5GB or 2GiB", param, ctx)
-        return int(float(parts[1]) * _UNITS[parts[2]])
+        size = int(float(parts[1]) * _UNITS[parts[2]])
+        if size < _LEAST_MEMORY:
+            self.fail(
+                f"{value!r} is {size} bytes, too little for any network; write 800MB or 2.5GB", param, ctx
+            )
+        return size
 
 
 class _PxOrAuto(_ParamType):

@@ -139,7 +139,10 @@ def _conclude(
     if failures and outcomes:
         raise PartialError(f"{len(failures)} of {len(failures) + len(outcomes)} scenes failed, see above")
     if failures:
-        raise ExecutionError(f"all {len(failures)} scenes failed, see above")
+        kinds = {type(error) for _, error in failures}
+        kind = kinds.pop() if len(kinds) == 1 else ExecutionError
+        told = kind if issubclass(kind, GeosegError) else ExecutionError
+        raise told(f"all {len(failures)} scenes failed, see above")
 
 
 def _summary(console: Console, outcome: jobs.Outcome) -> list[str]:

@@ -204,7 +204,7 @@ def _fixed_padding() -> Iterator[None]:
 
     Said as a formula of sizes that are not known, it keeps the tracer busy for minutes.
     """
-    layers = import_module("timm.layers.conv2d_same")  # the package has a function of that name
+    layers: Any = import_module("timm.layers.conv2d_same")  # the package has a function of that name
     original = layers.pad_same
 
     def padded(x: Tensor, kernel: Any, stride: Any, dilation: Any = (1, 1), value: float = 0) -> Tensor:

@@ -93,7 +93,7 @@ def _require_agreement(predictor: OpenVinoPredictor, path: Path, graph: Graph, c
     """
     try:
         session = open_session(path, threads=1)
-    except UsageError:
+    except (UsageError, PackageError):  # not installed, or it lacks an operator that OpenVINO has
         _log.warning("%s: without ONNX Runtime nobody can tell whether OpenVINO computes it rightly", path)
         return
     reference = OrtPredictor(session, graph, bands=len(card.bands), stride_px=card.stride_px)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from geoseg.models.segmenter import Segmenter
     from geoseg.package import Card
 
-_KEPT = 4
+_KEPT = 16
 """Predictors kept in memory per process."""
 
 

@@ -46,7 +46,9 @@ _ASK_TIMEOUT_S = 5.0
 _TEMPORARY = (429, 500, 502, 503, 504)
 _FINAL = (
     *(f"HTTP response code: {code}" for code in (400, 401, 403, 404, 405, 410)),
-    "not recognized", "Could not resolve", "Failed to connect",
+    "not recognized",
+    "Could not resolve",
+    "Failed to connect",
 )
 """Failures that another attempt does not cure."""
 

@@ -39,7 +39,9 @@ def is_item(path: str) -> bool:
     if file.suffix not in (".json", ".geojson") or not file.is_file():
         return False
     document = _parsed(file)
-    return isinstance(document, dict) and "stac_version" in document and isinstance(document.get("assets"), dict)
+    return (
+        isinstance(document, dict) and "stac_version" in document and isinstance(document.get("assets"), dict)
+    )
 
 
 def _parsed(file: Path) -> Any:

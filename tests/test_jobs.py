@@ -281,7 +281,8 @@ def harm(part: Path, damage: str, *, other: Path) -> None:
 def test_kill_9_and_again_gives_the_same_bytes(make_scene, package, tmp_path) -> None:
     """With worker processes, which may finish a tile after their master is dead."""
     scene, out = make_scene((200, 200)), tmp_path / "out"
-    arguments = ["predict", scene, "-m", package, "-o", out, "--tile-size", 32, "--workers", 2, "-q"]
+    arguments = ["predict", scene, "-m", package, "-o", out, "--tile-size", 32, "--workers", 2, "-q",
+                 "--runtime", "torch"]  # fmt: skip
     started = subprocess.Popen([sys.executable, "-m", "geoseg", *map(str, arguments)])
     parts = wait_for_parts(out, started, at_least=4)
     os.kill(started.pid, signal.SIGKILL)

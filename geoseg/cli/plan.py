@@ -189,7 +189,9 @@ def _duration(seconds: float) -> str:
     if seconds < _MANY:
         return f"{seconds:.2g} s" if seconds < _FEW else f"{seconds:.0f} s"
     minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < _MANY else f"{minutes / 60:.1f} h"
+    if minutes < _MANY:
+        return f"{minutes:.1f} min" if minutes < _FEW else f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h"
 
 
 def _memory(mb: float) -> str:

@@ -200,7 +200,7 @@ def predict(
     if counts.valid == 0:
         raise _nothing_valid(prediction.scene, product)
     product.reopen()
-    polygons = _write_products(prediction, product, report)
+    polygons = write_products(prediction, product, report)
     score = score_grid(
         product.path("classes"), seams.Grid.of(prediction.plan), nodata=prediction.card.legend.nodata
     )
@@ -273,7 +273,12 @@ def _recall(store: PartStore, tile: Tile) -> TileDone | None:
     return None if arrays is None else TileDone.from_array(arrays[DONE])
 
 
-def _write_products(prediction: Prediction, product: Product, report: Progress) -> int | None:
+def write_products(prediction: Prediction, product: Product, report: Progress) -> int | None:
+    """Writes all that is wanted from the product's parts; returns how many polygons there are.
+
+    Raises:
+        OutputError: a file cannot be written. ExecutionError: a part is missing or damaged.
+    """
     options = prediction.options
     wanted: dict[ProductKind, bool] = {
         "classes": True,

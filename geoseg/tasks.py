@@ -177,7 +177,7 @@ def predict_tile(task: PredictTask) -> TileDone:
     start = time.perf_counter()
     reach, core = task.tile.reach.intersect(task.scene.window), task.tile.core
     mask = None if task.aoi is None or task.aoi.wkb is None else task.aoi.mask(core, task.scene.geobox)
-    legend, members = _load(task)
+    legend, members = load_members(task)
     pixels = read_window(task.scene, reach)
     found = segment_tile(
         pixels.values,
@@ -234,7 +234,12 @@ def trace_part(task: TraceTask) -> TileDone:
     return _summary(task.row, task.col, classes, areas, patches=0, start=start)
 
 
-def _load(task: PredictTask) -> tuple[Legend, list[Member]]:
+def load_members(task: PredictTask) -> tuple[Legend, list[Member]]:
+    """The legend of a task's networks, and each of them, loaded once per process.
+
+    Raises:
+        PackageError: a package is not the one the job was planned with.
+    """
     from geoseg.models.runtime import load_predictor
 
     members, legends = [], []

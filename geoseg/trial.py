@@ -25,8 +25,7 @@ from geoseg.execute import open_executor, run_tasks
 from geoseg.products import Product
 from geoseg.regions import EDGE_NAMES
 from geoseg.survey import spread, survey
-from geoseg.tasks import _load as load_members
-from geoseg.tasks import predict_tile
+from geoseg.tasks import load_members, predict_tile
 from geoseg.vector.trace import trace_tile
 from geoseg.windows import Window
 
@@ -133,7 +132,7 @@ class Job:
     def write(self) -> Written:
         """Make its product, and forget it."""
         start = time.perf_counter()
-        jobs._write_products(self.prediction, self.product, lambda _what, _done, _total: None)  # noqa: SLF001
+        jobs.write_products(self.prediction, self.product, lambda _what, _done, _total: None)
         outputs = self.product.outputs()
         seconds = time.perf_counter() - start
         for output in outputs:

@@ -43,6 +43,8 @@ _TURNS: dict[Views, tuple[tuple[int, bool], ...]] = {
     "all": tuple((quarter, mirrored) for mirrored in (False, True) for quarter in range(4)),
 }
 """Quarter turns, and whether the patch is mirrored left to right before."""
+VOTES = {views: len(turns) for views, turns in _TURNS.items()}
+"""How often a patch is shown to each network."""
 
 
 class Predictor(Protocol):

@@ -41,6 +41,9 @@ Progress = Callable[[str, int, int], None]
 
 _log = logging.getLogger(__name__)
 
+_IN_WORDS = {"probability": "probability", "margin": "lead over the next class", "entropy": "1 - entropy"}
+"""What a confidence raster holds, for its band's description."""
+
 _SHARE_OF_MEMORY = 0.5
 """Of what this machine has, that network calls may take together where the user says nothing."""
 
@@ -75,6 +78,12 @@ def settle(prediction: Prediction, runtime: Runtime, execution: Execution) -> tu
         if execution.workers * need > memory and prediction.call_bytes:
             _log.warning(_short_of_memory(execution.workers, need, memory))
         return replace(runtime, name=name, device=device, cores=1, calls=1), choice
+    if prediction.call_bytes is None:
+        if prediction.options.memory:
+            _log.warning(
+                "--memory has no effect: the package does not say what a call takes; see --patch-size"
+            )
+        return replace(runtime, name=name, device=device, cores=execution.threads), choice
     calls = max(1, memory // need)
     if name.startswith("torch") and device == "cpu" and calls < execution.threads:
         _log.warning(_short_of_memory(execution.threads, need, memory))
@@ -156,7 +165,7 @@ def assembly(prediction: Prediction, store: PartStore, *, job: str | None = None
         geobox=prediction.geobox,
         legend=prediction.card.legend,
         tags=_tags(prediction, job or prediction.job),
-        confidence=prediction.options.confidence or "confidence",
+        confidence=_IN_WORDS.get(prediction.options.confidence or "", "confidence"),
         threads=default_threads(),
     )
 

@@ -237,8 +237,8 @@ def _card_beside(folder: Path) -> Card:
             explain(
                 "not a model package",
                 at=folder,
-                expected=f"a folder with {CARD_NAME} and {WEIGHTS_NAME}",
-                found="no such folder" if not folder.exists() else f"no {CARD_NAME} in it",
+                expected=f"a folder with {CARD_NAME} and its weights, or an exported .onnx file",
+                found="no such folder or file" if not folder.exists() else f"no {CARD_NAME} in it",
                 change="Give the folder that `geoseg train -o MODEL` wrote.",
             )
         )

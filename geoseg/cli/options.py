@@ -91,7 +91,7 @@ _SCENE_OPTIONS = (
     click.option("--scale", type=float, help="Value * SCALE + OFFSET is in the model's units."),
     click.option("--offset", type=float, default=0.0, show_default=True, help="Added after scaling."),
     click.option("--any-gsd", is_flag=True, help="Accept any pixel size."),
-    click.option("--name", help="Name of a mosaic or of a scene of band files (NAME=PATH arguments)."),
+    click.option("--name", help="Name of the scene: the start of its files' names. [default: the file's]"),
     click.option(
         "--resampling",
         type=click.Choice(["nearest", "bilinear", "cubic"]),

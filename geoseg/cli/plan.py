@@ -13,6 +13,7 @@ from geoseg.cli.options import area_of_interest, predict_options, prediction_opt
 from geoseg.cli.scenes import open_given, sources
 from geoseg.execute import Execution, default_threads
 from geoseg.facts import plan_facts
+from geoseg.inference import VOTES
 from geoseg.prediction import Prediction, prepare
 from geoseg.tasks import RUNTIME_NAMES, Runtime
 
@@ -90,6 +91,7 @@ def arithmetic(prediction: Prediction) -> dict[str, Any]:
         "scene_px": prediction.scene.window.size,
         **plan_facts(plan),
         "forwarded_px": plan.forwarded_px,
+        "votes": _votes(prediction),
         "context": None if context is None else context.model_dump(mode="json"),
         "call_mb": None if call_bytes is None else round(call_bytes / 1e6),
         "read_mb_per_tile": round(_read_bytes(prediction) / 1e6),
@@ -97,6 +99,15 @@ def arithmetic(prediction: Prediction) -> dict[str, Any]:
         if isinstance(rate, int | float) and rate > 0
         else None,
     }
+
+
+def _votes(prediction: Prediction) -> int:
+    return len(prediction.cards) * VOTES[prediction.options.views]
+
+
+def _votes_in_words(prediction: Prediction) -> str:
+    votes = _votes(prediction)
+    return f", {votes} times: networks and views that vote" if votes > 1 else ""
 
 
 def _read_bytes(prediction: Prediction) -> int:
@@ -140,7 +151,7 @@ def _in_words(prediction: Prediction, given: dict[str, Any]) -> dict[str, str]:
         if plan.blend
         else "overlaps split at their midpoint",
         "duplicated work": f"x{plan.duplication:.2f}: {plan.forwarded_px / 1e6:,.1f} Mpx through the network "
-        f"for {plan.window.size / 1e6:,.1f} Mpx",
+        f"for {plan.window.size / 1e6:,.1f} Mpx" + _votes_in_words(prediction),
         "a network call": "memory not measured"
         if prediction.call_bytes is None
         else f"takes {_memory(prediction.call_bytes / 1e6)}",

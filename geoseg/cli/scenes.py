@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,8 @@ def open_source(
         return open_mosaic(source, name=name or "mosaic", bands=names, nodata=nodata)
     if is_item(source):
         return open_item(source, bands=names, name=name, nodata=nodata, resampling=resampling)
-    return open_scene(source, bands=names, nodata=nodata)
+    scene = open_scene(source, bands=names, nodata=nodata)
+    return scene if name is None else replace(scene, name=name)
 
 
 def open_given(source: SceneSource, given: Map[str, Any]) -> Scene:

@@ -42,6 +42,7 @@ def test_each_kind_of_source_is_opened(make_raster, tmp_path) -> None:
         json.dumps({"stac_version": "1.1.0", "assets": {"r": {"href": "a.tif", "roles": ["data"]}}})
     )
     assert open_source(str(item), **given).band_names == ("r",)
-    assert open_source(a, **given).name == "a"
+    assert open_source(a, **given).name == "west"
+    assert open_source(a, **(given | {"name": None})).name == "a"
     with pytest.raises(UsageError, match="--bands names the bands of one file"):
         open_source({"red": a}, **(given | {"bands": "red"}))

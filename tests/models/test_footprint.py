@@ -105,6 +105,7 @@ print(call_bytes_per_px(predict, bands=3, stride_px=32))
 """
 
 
+@pytest.mark.slow  # a measurement: what else the machine does shows in it
 def test_it_agrees_with_what_the_system_says_of_calls_one_after_the_other() -> None:
     command = [sys.executable, "-c", _INDEPENDENT]
     result = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from affine import Affine
-from odc.geo.geobox import GeoBox
-
 from geoseg.errors import MismatchError, UsageError, explain
 from geoseg.facts import facts_of, plan_facts
 from geoseg.inference import Request, Views
@@ -17,16 +14,18 @@ from geoseg.manifest import job_id
 from geoseg.matching import Mapping, require_match
 from geoseg.models.catalogue import describe
 from geoseg.package import Card, read_card
-from geoseg.planning import CALL_BYTES, Demands, plan_tiles
+from geoseg.planning import CALL_BYTES, Demands, is_global, plan_tiles
+from geoseg.raster.scene import geobox_of
 from geoseg.tiling import TILE_PX, TilePlan
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from odc.geo.geobox import GeoBox
+
     from geoseg.raster.aoi import Aoi
     from geoseg.raster.scene import Scene
     from geoseg.stitch import Confidence
-    from geoseg.windows import Window
 
 
 MOST_MEMBERS = 16
@@ -184,9 +183,8 @@ def prepare(
 
 def has_global_context(card: Card) -> bool:
     """True when a score depends on the whole patch: as measured, else as the architecture is known to."""
-    if card.context is not None:
-        return card.context.radius_px is None
-    return card.architecture is not None and describe(card.architecture.name).context == "global"
+    known = card.architecture is not None and describe(card.architecture.name).context == "global"
+    return is_global(card, unmeasured=known)
 
 
 def _require_one_legend(paths: Sequence[Path], cards: Sequence[Card]) -> None:
@@ -202,10 +200,3 @@ def _require_one_legend(paths: Sequence[Path], cards: Sequence[Card]) -> None:
                     change="Predict with each of them by itself.",
                 )
             )
-
-
-def geobox_of(geobox: GeoBox, window: Window) -> GeoBox:
-    """The grid of a window of a grid, in arithmetic that affine 2 and 3 agree on."""
-    a, b, c, d, e, f = list(geobox.affine)[:6]
-    corner = (c + a * window.col + b * window.row, f + d * window.col + e * window.row)
-    return GeoBox(window.shape, Affine(a, b, corner[0], d, e, corner[1]), geobox.crs)

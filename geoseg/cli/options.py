@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geoseg.errors import UsageError
+from geoseg.execute import default_threads
 from geoseg.inference import VIEWS
 from geoseg.matching import Mapping
 from geoseg.prediction import PredictOptions
 from geoseg.raster.aoi import read_aoi
 from geoseg.stitch import CONFIDENCES
+from geoseg.tasks import RUNTIME_NAMES
 from geoseg.tiling import TILE_PX
 
 if TYPE_CHECKING:
@@ -162,6 +164,36 @@ _SCENE_OPTIONS = (
     click.option("--probabilities", is_flag=True, help="Write the probability of every class, too."),
     click.option("--no-polygons", is_flag=True, help="Leave the GeoPackage out."),
 )
+
+
+_EXECUTION_OPTIONS = (
+    click.option(
+        "--runtime",
+        type=click.Choice(["auto", *RUNTIME_NAMES]),
+        default="auto",
+        show_default=True,
+        help="What runs the network; auto: the fastest here that labels a sample as torch does.",
+    ),
+    click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto."),
+    click.option(
+        "--batch-size", type=click.IntRange(1), help="Patches at once. [default: 1, on a GPU what fits]"
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(1),
+        default=default_threads,
+        show_default="one per core, at most 8",
+        help="Cores this process uses.",
+    ),
+    click.option("--workers", type=click.IntRange(0), default=0, help="Dask worker processes of our own."),
+)
+
+
+def execution_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options that say what runs the network, and where."""
+    for option in reversed(_EXECUTION_OPTIONS):
+        function = option(function)
+    return function
 
 
 def prediction_options(function: Callable[..., None]) -> Callable[..., None]:

@@ -9,13 +9,18 @@ import click
 import numpy as np
 
 from geoseg.cli.console import Console, command_options
-from geoseg.cli.options import area_of_interest, predict_options, prediction_options
+from geoseg.cli.options import (
+    area_of_interest,
+    execution_options,
+    predict_options,
+    prediction_options,
+)
 from geoseg.cli.scenes import open_given, sources
-from geoseg.execute import Execution, default_threads
+from geoseg.execute import Execution
 from geoseg.facts import plan_facts
 from geoseg.inference import VOTES
 from geoseg.prediction import Prediction, prepare
-from geoseg.tasks import RUNTIME_NAMES, Runtime
+from geoseg.tasks import Runtime
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,25 +36,7 @@ _FEW, _MANY = 10, 100
 
 @click.command("plan")
 @prediction_options
-@click.option(
-    "--runtime",
-    type=click.Choice(["auto", *RUNTIME_NAMES]),
-    default="auto",
-    show_default=True,
-    help="What would run the network; auto: as predict chooses.",
-)
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
-@click.option(
-    "--batch-size", type=click.IntRange(1), help="Patches at once. [default: 1, on a GPU what fits]"
-)
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    default=default_threads,
-    show_default="one per core, at most 8",
-    help="Cores predict would use.",
-)
-@click.option("--workers", type=click.IntRange(0), default=0, help="Dask worker processes of our own.")
+@execution_options
 @click.option("--no-run", is_flag=True, help="Only what follows from sizes: load no network, take no time.")
 @command_options
 def command(

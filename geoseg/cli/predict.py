@@ -9,12 +9,17 @@ import click
 
 from geoseg import jobs
 from geoseg.cli.console import Console, command_options
-from geoseg.cli.options import area_of_interest, predict_options, prediction_options
+from geoseg.cli.options import (
+    area_of_interest,
+    execution_options,
+    predict_options,
+    prediction_options,
+)
 from geoseg.cli.scenes import SceneSource, open_given, sources
 from geoseg.errors import ExecutionError, GeosegError, PartialError, UsageError
-from geoseg.execute import Execution, default_threads
+from geoseg.execute import Execution
 from geoseg.prediction import prepare
-from geoseg.tasks import RUNTIME_NAMES, Runtime
+from geoseg.tasks import Runtime
 
 if TYPE_CHECKING:
     from geoseg.manifest import Manifest
@@ -24,25 +29,7 @@ if TYPE_CHECKING:
 @click.command("predict")
 @prediction_options
 @click.option("-o", "--out", required=True, type=click.Path(), metavar="DIR", help="Output folder.")
-@click.option(
-    "--runtime",
-    type=click.Choice(["auto", *RUNTIME_NAMES]),
-    default="auto",
-    show_default=True,
-    help="What runs the network; auto: the fastest here that labels a sample as torch does.",
-)
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
-@click.option(
-    "--batch-size", type=click.IntRange(1), help="Patches at once. [default: 1, on a GPU what fits]"
-)
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    default=default_threads,
-    show_default="one per core, at most 8",
-    help="Cores this process uses.",
-)
-@click.option("--workers", type=click.IntRange(0), default=0, help="Dask worker processes of our own.")
+@execution_options
 @click.option("--scheduler", metavar="ADDRESS|FILE", help="A running Dask cluster.")
 @click.option("--gpu-resource", is_flag=True, help="Run tiles only on workers that offer resource GPU=1.")
 @click.option("--overwrite", is_flag=True, help="Redo, and replace what is there.")

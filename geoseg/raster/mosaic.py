@@ -7,13 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from affine import Affine
-from odc.geo.geobox import GeoBox
 
 from geoseg.errors import SceneError, UsageError, explain
 from geoseg.raster.header import read_headers
 from geoseg.raster.placement import place
-from geoseg.raster.scene import Piece, Scene, describe_grid, scene_of
+from geoseg.raster.scene import Piece, Scene, describe_grid, geobox_of, scene_of
 from geoseg.windows import Window
 
 if TYPE_CHECKING:
@@ -67,7 +65,7 @@ def open_mosaic(
     return replace(
         first,
         name=name,
-        geobox=GeoBox(whole.shape, _moved(first.geobox.affine, whole), first.geobox.crs),
+        geobox=geobox_of(first.geobox, whole),
         files=tuple(dict.fromkeys(f for scene in scenes for f in scene.files)),
         states=tuple(dict.fromkeys(s for scene in scenes for s in scene.states)),
         alpha_is_data=any(scene.alpha_is_data for scene in scenes),
@@ -116,19 +114,6 @@ def _unlike(what: str, *, expected: str, found: str, path: str) -> SceneError:
             found=found,
             change=change,
         )
-    )
-
-
-def _moved(affine: Affine, window: Window) -> Affine:
-    """The transform of the plane that begins at `window`, in arithmetic that affine 2 and 3 agree on."""
-    a, b, c, d, e, f = list(affine)[:6]
-    return Affine(
-        a,
-        b,
-        c + a * window.col + b * window.row,
-        d,
-        e,
-        f + d * window.col + e * window.row,
     )
 
 

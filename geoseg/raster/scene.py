@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
 from geoseg.errors import SceneError, UsageError, explain
 from geoseg.raster.header import band_names, read_header, read_headers
 from geoseg.raster.placement import Placement, is_finer, place
@@ -16,8 +19,6 @@ from geoseg.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from odc.geo.geobox import GeoBox
 
     from geoseg.raster.header import Header
 
@@ -284,3 +285,10 @@ def _file_state(path: str, states: dict[str, str]) -> tuple[str, int, int] | tup
     except OSError:
         return path, states.get(path, "remote")
     return path, stat.st_size, stat.st_mtime_ns
+
+
+def geobox_of(geobox: GeoBox, window: Window) -> GeoBox:
+    """The grid of a window of a grid, in arithmetic that affine 2 and 3 agree on."""
+    a, b, c, d, e, f = list(geobox.affine)[:6]
+    corner = (c + a * window.col + b * window.row, f + d * window.col + e * window.row)
+    return GeoBox(window.shape, Affine(a, b, corner[0], d, e, corner[1]), geobox.crs)

@@ -97,8 +97,13 @@ class InlineExecutor(Executor):
 
 
 @contextmanager
-def open_executor(execution: Execution) -> Iterator[tuple[Executor, Slots]]:
+def open_executor(execution: Execution, *, calls: int | None = None) -> Iterator[tuple[Executor, Slots]]:
     """The executor described, and how many tasks it can run at once, asked anew each time.
+
+    Args:
+        execution: where tasks run.
+        calls: network calls this process has memory for at once; so many tiles, and one more, are in its
+            threads. None: as many as it has threads.
 
     Raises:
         UsageError: no cluster answers at the address given.
@@ -106,7 +111,7 @@ def open_executor(execution: Execution) -> Iterator[tuple[Executor, Slots]]:
     if execution.kind == "serial":
         yield InlineExecutor(), lambda: 1
     elif execution.kind == "threads":
-        tiles = execution.threads + 1
+        tiles = min(execution.threads, calls or execution.threads) + 1
         with ThreadPoolExecutor(tiles, thread_name_prefix="geoseg-tile") as pool:
             yield pool, lambda: tiles
     else:

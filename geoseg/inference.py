@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -17,6 +18,8 @@ from geoseg.stitch import (
     CONFIDENCE_NODATA,
     PROBABILITY_SCALE,
     Confidence,
+    add_softmax,
+    as_planes,
     blend_weights,
     certainty,
     decide,
@@ -27,6 +30,7 @@ from geoseg.stitch import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
@@ -52,6 +56,14 @@ class Predictor(Protocol):
 
     def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
         """Logits of each image of the batch, of the same height and width."""
+
+
+@runtime_checkable
+class LendingPredictor(Protocol):
+    """A network whose answers may stay where they are until they are decided."""
+
+    def lend(self, batch: NDArray[np.float32], /) -> AbstractContextManager[NDArray[np.float32]]:
+        """Logits as a predictor's, to be read while the block runs; in any order in memory."""
 
 
 @runtime_checkable
@@ -266,20 +278,27 @@ def _label(group: Sequence[Patch], seen: _Seen, members: Sequence[Member], canva
         if isinstance(first, DecidingPredictor) and not request.probabilities:
             canvas.put_decided(group, *first.decide(batch, request.confidence))
         else:
-            canvas.put_logits(group, _checked(first(batch), group, request))
+            with _answer(first, batch) as logits:
+                canvas.put_logits(group, _checked(logits, group, request))
         return
     votes = len(members) * len(turns)
     mean = None
     for member in members:
         batch = seen.batch(group, member)
         for turn in turns:
-            logits = _checked(_turned_back(member.predictor(_turned(batch, turn)), turn), group, request)
-            if mean is None:
-                mean = np.zeros(logits.shape, np.float32)
-            for image, scores in enumerate(logits):
-                mean[image] += softmax(scores)
+            with _answer(member.predictor, _turned(batch, turn)) as answer:
+                logits = _checked(_turned_back(answer, turn), group, request)
+                if mean is None:
+                    mean = np.zeros(logits.shape, np.float32)
+                for image, scores in enumerate(logits):
+                    add_softmax(scores, to=mean[image])
     if mean is not None:
         canvas.put_probabilities(group, mean if votes == 1 else mean / np.float32(votes))
+
+
+def _answer(predictor: Predictor, batch: NDArray[np.float32]) -> AbstractContextManager[NDArray[np.float32]]:
+    """Logits, to be read while the block runs."""
+    return predictor.lend(batch) if isinstance(predictor, LendingPredictor) else nullcontext(predictor(batch))
 
 
 def _turned(batch: NDArray[np.float32], turn: tuple[int, bool]) -> NDArray[np.float32]:
@@ -350,7 +369,7 @@ class _Canvas:
             if self._confidence is not None and decision.confidence is not None:
                 self._confidence[here] = decision.confidence
             if self._probabilities is not None:
-                mine = softmax(scores[(slice(None), *there)])
+                mine = softmax(as_planes(scores[(slice(None), *there)]))
                 self._probabilities[(slice(None), *here)] = scaled(mine, PROBABILITY_SCALE)
 
     def put_probabilities(self, group: Sequence[Patch], mean: NDArray[np.float32]) -> None:

@@ -71,37 +71,51 @@ def settle(prediction: Prediction, runtime: Runtime, execution: Execution) -> tu
     name = runtime.name if choice is None else choice.name
     if execution.kind == "cluster":  # other machines, other devices and other memory
         return replace(runtime, name=name, cores=1, calls=1), choice
-    device = _device(runtime.device)
-    need = (prediction.call_bytes or 1) * (runtime.batch_size or 1)
-    memory = prediction.options.memory or int(_SHARE_OF_MEMORY * memory_bytes())
+    device = _device(name, runtime.device)
+    settled = replace(runtime, name=name, device=device)
+    one = prediction.job_bytes(1)
+    if one is None and prediction.options.memory:
+        _log.warning("--memory has no effect: the package does not say what a call takes; see --patch-size")
     if execution.kind == "processes":
-        if execution.workers * need > memory and prediction.call_bytes:
-            _log.warning(_short_of_memory(execution.workers, need, memory))
-        return replace(runtime, name=name, device=device, cores=1, calls=1), choice
-    if prediction.call_bytes is None:
-        if prediction.options.memory:
+        here = _SHARE_OF_MEMORY * memory_bytes()
+        if one is not None and execution.workers * one > here:
             _log.warning(
-                "--memory has no effect: the package does not say what a call takes; see --patch-size"
+                _short_of_memory(f"{execution.workers} worker processes", execution.workers * one, here)
             )
-        return replace(runtime, name=name, device=device, cores=execution.threads), choice
-    calls = max(1, memory // need)
-    if name.startswith("torch") and device == "cpu" and calls < execution.threads:
-        _log.warning(_short_of_memory(execution.threads, need, memory))
-    return replace(runtime, name=name, device=device, cores=execution.threads, calls=calls), choice
+        return replace(settled, cores=1, calls=1), choice
+    calls = _calls(prediction, execution.threads, runtime.batch_size or 1)
+    return replace(settled, cores=execution.threads, calls=calls), choice
 
 
-def _device(wanted: str) -> str:
-    """The device, so that what was made on one is never continued on another; several GPUs stay "auto"."""
+def _calls(prediction: Prediction, cores: int, batch: int) -> int | None:
+    """Network calls at once: one for each core, as far as memory allows; None: it was not measured."""
+    memory = prediction.options.memory or int(_SHARE_OF_MEMORY * memory_bytes())
+    for calls in range(cores, 0, -1):
+        need = prediction.job_bytes(calls * batch)
+        if need is None or need <= memory:
+            return None if need is None else calls
+        if calls == cores:
+            _log.warning(_short_of_memory(f"{cores} network calls at once", need, memory))
+    return 1
+
+
+def _device(runtime: str, wanted: str) -> str:
+    """The device, so that what was made on one is never continued on another; several GPUs stay "auto".
+
+    PyTorch takes seconds and 400 MB to import: what runs without it does not ask it.
+    """
+    if wanted in {"auto", "cpu"} and not runtime.startswith("torch"):
+        return "cpu"
     from geoseg.models.devices import resolve_devices
 
     found = resolve_devices(wanted)
     return found[0] if len(found) == 1 else wanted
 
 
-def _short_of_memory(calls: int, need: int, memory: int) -> str:
+def _short_of_memory(what: str, need: float, memory: float) -> str:
     return (
-        f"{calls} network calls at once take {calls * need / 1e9:.1f} GB, more than {memory / 1e9:.1f} GB: "
-        "cores stay idle, or memory runs short; allow more with --memory, or say --patch-size"
+        f"{what} would take {need / 1e9:.1f} GB, more than {memory / 1e9:.1f} GB: cores stay idle, or memory "
+        "runs short; allow more with --memory, or say --patch-size"
     )
 
 
@@ -269,7 +283,7 @@ def _run_tiles(
     if not todo:
         return done, reused
     tasks = tile_tasks(prediction, store, runtime, only=todo)
-    with open_executor(execution) as (executor, slots):
+    with open_executor(execution, calls=runtime.calls) as (executor, slots):
         for result in run_tasks(executor, predict_tile, tasks, slots=slots):
             done.append(result)
             report("tiles", len(done), total)

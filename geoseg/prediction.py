@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +15,7 @@ from geoseg.manifest import job_id
 from geoseg.matching import Mapping, require_match
 from geoseg.models.catalogue import describe
 from geoseg.package import Card, read_card
-from geoseg.planning import CALL_BYTES, Demands, is_global, plan_tiles
+from geoseg.planning import Demands, is_global, plan_tiles
 from geoseg.raster.scene import geobox_of
 from geoseg.tiling import TILE_PX, TilePlan
 
@@ -43,8 +44,8 @@ class PredictOptions:
     """Weigh overlapping patches instead of splitting overlaps at their midpoint; None: only for networks
     with global context, whose scores depend on where in the patch a pixel lies, however wide the overlap."""
     memory: int | None = None
-    """Bytes that the network calls of a process may take together, 3 GB at most each; None: half of this
-    machine's memory, shared by its worker processes."""
+    """Bytes that a process may take in all; None: 3 GB for each network call, and no more calls at once than
+    fit half of this machine's memory."""
     views: Views = "one"
     """Test-time augmentation."""
     confidence: Confidence | None = "probability"
@@ -104,10 +105,25 @@ class Prediction:
     @property
     def call_bytes(self) -> int | None:
         """What one network call takes; None: nobody has measured it."""
-        per_px = [card.call_bytes_per_px for card in self.cards]
+        per_px = self.demands.call_bytes_per_px
+        return None if per_px is None else per_px * self.patch_px**2
+
+    def job_bytes(self, calls: int) -> int | None:
+        """What a process takes in all that makes so many calls at once; None: nobody has measured a call."""
+        if self.demands.call_bytes_per_px is None:
+            return None
+        return self.demands.job_bytes(self.patch_px, calls=calls)
+
+    @property
+    def patch_px(self) -> int:
+        """Side of a square as large as a patch, which is smaller than planned where the scene is."""
         lattice = self.plan.lattice
-        area = lattice.rows.length * lattice.cols.length
-        return None if None in per_px else max(px for px in per_px if px) * area
+        return math.isqrt(lattice.rows.length * lattice.cols.length)
+
+    @property
+    def demands(self) -> Demands:
+        """What the networks ask of patches."""
+        return demands_of(self.cards)
 
     @cached_property
     def job(self) -> str:
@@ -162,12 +178,12 @@ def prepare(
         require_match(card, facts, options.mapping)
     plan = plan_tiles(
         scene.window.shape,
-        Demands.of(cards, blend=any(has_global_context(card) for card in cards)),
+        demands_of(cards),
         patch_px=options.patch_px,
         overlap_px=options.overlap_px,
         tile_px=options.tile_px,
         blend=options.blend,
-        call_bytes=None if options.memory is None else min(options.memory, CALL_BYTES),
+        memory=options.memory,
         extent=None if aoi is None else aoi.extent,
     )
     names = tuple(dict.fromkeys(name for card in cards for name in card.band_names))
@@ -179,6 +195,11 @@ def prepare(
         options=options,
         aoi=aoi,
     )
+
+
+def demands_of(cards: Sequence[Card]) -> Demands:
+    """What the networks of all `cards` ask of patches."""
+    return Demands.of(cards, blend=any(has_global_context(card) for card in cards))
 
 
 def has_global_context(card: Card) -> bool:

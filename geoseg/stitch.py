@@ -49,8 +49,14 @@ def softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     return shifted
 
 
+def add_softmax(scores: NDArray[np.float32], *, to: NDArray[np.float32]) -> None:
+    """Adds the probabilities of logits (classes, height, width), in any order in memory, to a running sum."""
+    for rows in _strips(scores):
+        to[:, rows] += softmax(as_planes(scores[:, rows]))
+
+
 def decide(scores: NDArray[np.float32], *, confidence: Confidence | None = None) -> Decision:
-    """The decision for logits (classes, height, width).
+    """The decision for logits (classes, height, width), in any order in memory.
 
     Class after class over a strip of rows that fits the cache: several times faster than an arg-max along the
     first axis, with the same answer.
@@ -59,13 +65,27 @@ def decide(scores: NDArray[np.float32], *, confidence: Confidence | None = None)
     percents = None if confidence is None else np.empty(scores.shape[1:], np.uint8)
     finite = True
     for rows in _strips(scores):
-        strip = scores[:, rows]
+        strip = as_planes(scores[:, rows])
         best = _best(strip, index[rows])
         finite = finite and bool(np.isfinite(best).all())
         if percents is not None and confidence is not None:
             with np.errstate(invalid="ignore", over="ignore"):  # told by `finite`
                 percents[rows] = percent(_certainty_of_logits(strip, best, confidence))
     return Decision(index=index, confidence=percents, finite=finite)
+
+
+def as_planes(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same (classes, height, width), with neighbours in a row side by side in memory.
+
+    A network may leave the classes of a pixel together. Class after class is a third to a half of the time of
+    `numpy.ascontiguousarray`, as long as the scores fit a core's cache.
+    """
+    if scores.strides[-1] == scores.itemsize:
+        return scores
+    planes = np.empty(scores.shape, scores.dtype)
+    for plane, score in zip(planes, scores, strict=True):
+        plane[...] = score
+    return planes
 
 
 def certainty(probability: NDArray[np.float32], kind: Confidence) -> NDArray[np.float32]:

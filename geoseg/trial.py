@@ -206,7 +206,7 @@ def run_trial(bench: Bench, execution: Execution, *, began: float) -> Run:
 
     `began` is when the process was asked for (`time.time`).
     """
-    with open_executor(execution) as (executor, slots):
+    with open_executor(execution, calls=bench.runtime.calls) as (executor, slots):
         servers = _calls_at_once(bench.runtime, slots(), separate=execution.kind != "threads")
 
         def lap(windows: list[Window]) -> Lap:

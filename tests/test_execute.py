@@ -125,3 +125,9 @@ def refuse_with_cause(x: int) -> int:
         raise OSError("from far away")
     except OSError as error:
         raise SceneError(f"scene {x}") from error
+
+
+def test_no_more_tiles_are_in_threads_than_there_is_memory_for() -> None:
+    for calls, tiles in ((None, 5), (9, 5), (2, 3), (1, 2)):
+        with open_executor(Execution(threads=4), calls=calls) as (_, slots):
+            assert slots() == tiles

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from geoseg.errors import UsageError
 from geoseg.legend import Legend, LegendClass
 from geoseg.package import Architecture, Band, Card, Context
-from geoseg.planning import CALL_BYTES, Demands, plan_tiles
+from geoseg.planning import CALL_BYTES, FIXED_BYTES, Demands, plan_tiles
 
 
 def card(*, radius=0, stride=32, per_px=500, patch=256, overlap=64, measured=True) -> Card:
@@ -43,7 +43,7 @@ def test_patches_are_large_where_memory_allows_and_little_is_computed_twice() ->
     patch = plan.lattice.rows.patch_px
     assert patch**2 * 500 <= CALL_BYTES
     assert plan.duplication < 1.4
-    tight = plan_tiles((9000, 9000), demands(card(radius=160)), call_bytes=500 * 600**2)
+    tight = plan_tiles((9000, 9000), demands(card(radius=160)), memory=FIXED_BYTES + 530 * 600**2)
     assert tight.lattice.rows.patch_px <= 600
     assert tight.duplication > 2
 
@@ -57,10 +57,11 @@ def test_no_patch_within_the_memory_saves_more_than_a_twentieth(
     height, width, radius, stride, per_px
 ) -> None:
     wanted = demands(card(radius=radius * stride, stride=stride, per_px=per_px, patch=256 // stride * stride))
-    budget = 900_000_000
-    plan = plan_tiles((height, width), wanted, call_bytes=budget)
-    assert plan.lattice.rows.patch_px**2 * per_px <= budget
-    most = int((budget / per_px) ** 0.5) // stride * stride
+    budget = 1_500_000_000
+    plan = plan_tiles((height, width), wanted, memory=budget)
+    held = 1 + 4 + 4 + 1  # a pixel of one uint8 band, normalised, the score of one class, and whether valid
+    assert wanted.job_bytes(plan.lattice.rows.patch_px) <= budget
+    most = int(((budget - FIXED_BYTES) / (per_px + 2 * held)) ** 0.5) // stride * stride
     for patch in range(wanted.overlap_px + 4 * stride, most + 1, max(stride, 64)):
         other = plan_tiles((height, width), wanted, patch_px=patch)
         assert plan.forwarded_px <= 1.05 * other.forwarded_px
@@ -95,5 +96,5 @@ def test_what_the_user_says_counts() -> None:
 
 
 def test_too_little_memory_is_said_with_what_would_do() -> None:
-    with pytest.raises(UsageError, match=r"at least 100 MB for a network call; found 10 MB.*--memory"):
-        plan_tiles((5000, 5000), demands(card(radius=160)), call_bytes=10_000_000)
+    with pytest.raises(UsageError, match=r"at least 704 MB, of which .* 600; found 610 MB.*--memory"):
+        plan_tiles((5000, 5000), demands(card(radius=160)), memory=610_000_000)

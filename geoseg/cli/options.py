@@ -121,7 +121,7 @@ _SCENE_OPTIONS = (
         "--memory",
         type=_Memory(),
         metavar="SIZE",
-        help="For the network calls of a process together, e.g. 2GB. [default: 3GB each]",
+        help="For a process in all, e.g. 2GB. [default: 3GB for each network call]",
     ),
     click.option(
         "--overlap",

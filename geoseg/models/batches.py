@@ -11,6 +11,8 @@ from geoseg.errors import MismatchError, explain
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+ANSWERS = 2
+"""Answers in memory at once where calls take turns: one is looked at while the next is computed."""
 _AXES = 4
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -54,6 +54,14 @@ class Gate(Generic[P]):
         """What a predictor answers, once one is free."""
         with self._lent() as predictor:
             return predictor(batch)
+
+    @contextmanager
+    def lend(self, batch: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """The same, to be read while the block runs; so no more answers are in memory than calls may run."""
+        with self._lent() as predictor:
+            lend = getattr(predictor, "lend", None)
+            with nullcontext(predictor(batch)) if lend is None else lend(batch) as logits:
+                yield logits
 
     @contextmanager
     def _lent(self) -> Iterator[P]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,10 @@ _FATAL = 4
 
 
 class OrtPredictor:
-    """Raw logits of a network for batches of patches of any size; safe to call from several threads."""
+    """Raw logits of a network for batches of patches of any size.
+
+    Safe to call from several threads; they take turns, so that the memory is that of one call.
+    """
 
     def __init__(self, session: Any, graph: Graph, *, bands: int, stride_px: int) -> None:
         self.bands = bands
@@ -32,6 +36,7 @@ class OrtPredictor:
         self._session = session
         self._graph = graph
         self._stride_px = stride_px
+        self._turn = threading.Lock()
 
     def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (n, classes, h, w), contiguous, for normalised patches (n, bands, h, w).
@@ -42,10 +47,11 @@ class OrtPredictor:
         """
         require_batch(batch, bands=self.bands, by="ONNX Runtime")
         feed = {self._graph.input: pad_to_stride(batch, self._stride_px)}
-        try:
-            logits: NDArray[np.float32] = self._session.run([self._graph.output], feed)[0]
-        except Exception as error:  # its errors have no common class but this
-            raise run_failed("ONNX Runtime", batch.shape, error) from error
+        with self._turn:
+            try:
+                logits: NDArray[np.float32] = self._session.run([self._graph.output], feed)[0]
+            except Exception as error:  # its errors have no common class but this
+                raise run_failed("ONNX Runtime", batch.shape, error) from error
         return np.ascontiguousarray(crop(logits, batch.shape[2:]))
 
 

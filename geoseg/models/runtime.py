@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from geoseg.errors import UsageError, explain
+from geoseg.models.batches import ANSWERS
 from geoseg.models.gate import DecidingGate, Gate
 from geoseg.package import read_card
 
@@ -97,17 +98,16 @@ def load_predictor(
         PackageError: the package cannot be trusted.
         UsageError: no such runtime or device here, or they or the package do not go together.
     """
-    found = _runtime(runtime)
+    _runtime(runtime)
     _check_numbers(cores, max_calls)
     places = _places(runtime, device)
     card = read_card(package)
     _check_network(runtime, package, card)
     calls = cores if max_calls is None else min(cores, max_calls)
-    threads = calls if found.module == "torch" else cores
-    key = (card.fingerprint, runtime, places, threads)
+    key = (card.fingerprint, runtime, places, cores, calls)
     with _cache_lock:
         if key not in _cache:
-            _cache[key] = card, _load(package, card, runtime, places=places, threads=threads)
+            _cache[key] = card, _load(package, card, runtime, places=places, cores=cores, calls=calls)
             while len(_cache) > _KEPT:
                 _cache.popitem(last=False)
         _cache.move_to_end(key)
@@ -128,16 +128,18 @@ def available_runtimes(device: str) -> tuple[str, ...]:
     return tuple(name for name, r in RUNTIMES.items() if (r.cpu if on_cpu else r.cuda) and r.installed)
 
 
-def _load(package: Path, card: Card, runtime: str, *, places: tuple[str, ...], threads: int) -> Answers:
+def _load(
+    package: Path, card: Card, runtime: str, *, places: tuple[str, ...], cores: int, calls: int
+) -> Answers:
     if runtime == "onnxruntime":
         from geoseg.models.ort import load_ort
 
-        return Gate([load_ort(package, card, threads=threads)])
+        return Gate([load_ort(package, card, threads=cores)] * min(ANSWERS, calls))
     if runtime == "openvino":
         from geoseg.models.ov import load_openvino
 
-        return Gate([load_openvino(package, card, threads=threads)])
-    return _load_torch(package, RUNTIMES[runtime], places=places, calls=threads)
+        return Gate([load_openvino(package, card, threads=cores)] * min(ANSWERS, calls))
+    return _load_torch(package, RUNTIMES[runtime], places=places, calls=calls)
 
 
 def _load_torch(package: Path, runtime: Runtime, *, places: tuple[str, ...], calls: int) -> Answers:

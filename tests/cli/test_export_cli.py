@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -79,6 +81,19 @@ class TestWrap:
             maps.append(labels(out))
         assert set(np.unique(maps[0])) == {1, 2, 3, 255}
         np.testing.assert_array_equal(*maps)
+
+    @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+    def test_pytorch_is_not_even_imported(self, wrapped, make_scene, tmp_path, runtime):
+        # It takes seconds and 400 MB: more than a small network and its scene.
+        given = ["predict", make_scene(), "-m", wrapped, "-o", tmp_path / "out", "--runtime", runtime]
+        code = (
+            "import sys; from geoseg.cli.main import main\n"
+            f"try: main({[str(g) for g in given]!r})\n"
+            "finally: print('torch' in sys.modules)"
+        )
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stdout.endswith("False\n")
 
     def test_torch_says_what_runs_it_instead(self, geoseg, wrapped, make_scene, tmp_path):
         answer = geoseg("predict", make_scene(), "-m", wrapped, "-o", tmp_path / "out", "--runtime", "torch")

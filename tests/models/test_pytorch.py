@@ -3,12 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from geoseg.errors import MismatchError
-from geoseg.models import pytorch
-from geoseg.models.pytorch import TorchPredictor, as_planes
+from geoseg.models.pytorch import TorchPredictor
 from geoseg.models.registry import build
 
 
@@ -69,20 +66,3 @@ class TestPredictor:
         predictor = TorchPredictor(build(cheap("linknet"), bands=4, classes=3), bands=4)
         with pytest.raises(MismatchError, match=r"float32 of shape \(n, 4, h, w\); found"):
             predictor(wrong)
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    n=st.integers(1, 3),
-    classes=st.integers(1, 5),
-    height=st.integers(1, 40),
-    width=st.integers(1, 9),
-    strip=st.sampled_from([1, 200, 1 << 20]),
-)
-def test_planes_hold_what_the_pixels_held(n, classes, height, width, strip):
-    pixels = np.random.default_rng(0).random((n, height, width, classes), np.float32).transpose(0, 3, 1, 2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pytorch, "_STRIP_BYTES", strip)
-        planes = as_planes(pixels)
-    assert planes.flags.c_contiguous
-    assert np.array_equal(planes, pixels)

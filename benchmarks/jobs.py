@@ -43,6 +43,8 @@ class Job:
     """None: as the contender does by default."""
     overlap_px: int | None = None
     tile_px: int | None = None
+    memory: int | None = None
+    """Bytes that geoseg may take."""
 
     @property
     def label(self) -> str:

@@ -208,7 +208,8 @@ def _prepare(job: Job, scene: Path, *, everything: bool) -> Prediction:
     from geoseg.prediction import PredictOptions, prepare
     from geoseg.raster.scene import open_scene
 
-    given: dict[str, Any] = {"patch_px": job.patch_px, "overlap_px": job.overlap_px, "tile_px": job.tile_px}
+    names = ("patch_px", "overlap_px", "tile_px", "memory")
+    given: dict[str, Any] = {name: getattr(job, name) for name in names}
     options = PredictOptions(
         **{key: value for key, value in given.items() if value is not None},
         **({} if everything else {"confidence": None, "polygons": False}),

@@ -34,3 +34,4 @@ lint: $(STAMP)
 
 clean:
 	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache build dist
+	find geoseg tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -24,6 +24,11 @@ def _nothing(_scene: Path) -> None:
     """No further preparation."""
 
 
+def _unquestioned(_scene: Path, _out: Path) -> dict[str, Any]:
+    """Nothing to be said about the result."""
+    return {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """A contender that has been set up."""
@@ -32,6 +37,8 @@ class Work:
     """Called with the scene and the class raster to write; this is timed."""
     prepare: Callable[[Path], None] = _nothing
     """Called with the scene before; this is not."""
+    check: Callable[[Path, Path], dict[str, Any]] = _unquestioned
+    """Called with both afterwards, not timed either; what it finds is added to the facts."""
 
 
 TILE_PX, OVERLAP_PX, BATCH = 512, 64, 2

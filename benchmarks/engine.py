@@ -15,10 +15,11 @@ MODES = {
     "seam": "benchmarks.seam",
     "memory": "benchmarks.memory",
     "dask": "benchmarks.cluster",
+    "polygons": "benchmarks.polygons",
     "gpu": "benchmarks.gpu",
 }
 """Each module has `run(setting) -> str`."""
-ON_CPU = ("run", "seam", "memory", "dask")
+ON_CPU = ("run", "seam", "memory", "dask", "polygons")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
             device="cuda" if mode == "gpu" else "cpu",
             pythons=pythons(given.peers),
             timeout_s=given.timeout,
+            own_maps=tuple(path.resolve() for path in given.maps),
             in_process=given.in_process,
         )
         print(import_module(MODES[mode]).run(setting), flush=True)
@@ -52,6 +54,7 @@ DEFAULTS = {
     "seam": (["resnet18", "light"], [2048], ["torch"]),
     "memory": (["light"], [2048, 8192, 16384, 32768], ["openvino"]),
     "dask": (["light"], [8192], ["openvino"]),
+    "polygons": ([], [4096, 8192], []),
     "gpu": (["resnet34"], [16384], ["torch-bf16"]),
 }
 """Networks, sizes and runtimes of each mode where none are named."""
@@ -71,7 +74,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", type=int, nargs="+", metavar="PX", help="sides of the scenes")
     parser.add_argument("--networks", nargs="+", metavar="NAME", help="see benchmarks/specs.py")
     parser.add_argument("--runtimes", nargs="+", metavar="NAME", help="torch, openvino, onnxruntime")
-    parser.add_argument("--contenders", nargs="+", metavar="NAME", help="only these (mode run)")
+    parser.add_argument("--contenders", nargs="+", metavar="NAME", help="only these (modes run, polygons)")
+    parser.add_argument(
+        "--maps",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="class maps of your own (mode polygons)",
+    )
     parser.add_argument(
         "--peers",
         nargs="+",

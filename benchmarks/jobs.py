@@ -28,10 +28,10 @@ class Job:
     contender: str
     """Name in `benchmarks.contenders.CONTENDERS`."""
     network: str
-    """Name in `benchmarks.networks.NETWORKS`."""
+    """Name in `benchmarks.specs.NETWORKS`; "" where there is none: a class map becomes polygons."""
     scene: Path
     out: Path
-    """Class raster to write."""
+    """Class raster to write, or GeoPackage."""
     work: Path
     """Folder with networks, packages and scenes."""
     cores: int
@@ -45,6 +45,13 @@ class Job:
     tile_px: int | None = None
     memory: int | None = None
     """Bytes that geoseg may take."""
+    connectivity: int = 8
+    """Neighbours of a pixel that may belong to its polygon: 4 or 8."""
+    tolerance_px: float | None = None
+    """Of simplification, where that is the contender's work."""
+    start: str = "warm"
+    """What has happened before the clock starts. `warm`: everything once, on something small; `fresh`:
+    nothing in this process; `first`: nothing, and nothing has been compiled."""
 
     @property
     def label(self) -> str:

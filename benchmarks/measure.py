@@ -23,7 +23,18 @@ T = TypeVar("T")
 
 _GPU_EVERY_MS = 50
 _STATUS = Path("/proc/self/status")
-_PACKAGES = ("geoseg", "torch", "openvino", "onnxruntime", "segmentation-models-pytorch", "rasterio", "dask")
+_PACKAGES = (
+    "geoseg",
+    "torch",
+    "openvino",
+    "onnxruntime",
+    "segmentation-models-pytorch",
+    "rasterio",
+    "shapely",
+    "pyogrio",
+    "numba",
+    "dask",
+)
 
 
 def measured(work: Callable[[], T]) -> tuple[T, Cost]:
@@ -57,8 +68,8 @@ def gpu_busy() -> Iterator[list[float]]:
 
 def cpu_s() -> float:
     """User and system seconds so far of this process and of children that have ended."""
-    t = os.times()
-    return t.user + t.system + t.children_user + t.children_system
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
 def rss_mb() -> float:

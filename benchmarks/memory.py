@@ -39,8 +39,9 @@ def run(setting: Setting) -> str:
         "cpu s",
     ]
     note = (
-        f"All with `--memory {MEMORY / 1e9:g}GB`, otherwise the default plan. `by-value`: in place of the network, the class follows from the pixel's "
-        "value, on scenes without noise; so scenes of a billion pixels end in minutes."
+        f"All with `--memory {MEMORY / 1e9:g}GB`, otherwise the default plan. `by-value`: in place of the "
+        "network, the class follows from the pixel's value, on scenes without noise; so scenes of a billion "
+        "pixels end in minutes."
     )
     return write_section(
         setting.results, "memory", [note, verdict_table(verdicts(results)), table(head, map(_row, results))]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from benchmarks import jobs, scenes
+from benchmarks import jobs, maps, scenes
 from benchmarks.jobs import FailedError, Job, Result
 from benchmarks.worker import PEERS, WARM_PX, measure
 
@@ -38,6 +38,8 @@ class Setting:
     pythons: dict[str, str] = field(default_factory=dict)
     """Interpreter of each peer that does not run in ours."""
     timeout_s: float = 3600.0
+    own_maps: tuple[Path, ...] = ()
+    """Class maps of one's own (mode polygons)."""
     in_process: bool = False
     """Run all in this process, one after the other, for a quick trial: costs are then not to be compared."""
 
@@ -45,6 +47,10 @@ class Setting:
         """The scene of that size, made if need be."""
         name = f"scene_{size}.tif" if noise else f"flat_{size}.tif"
         return scenes.make_scene(self.work / "scenes" / name, size=size, noise=noise)
+
+    def class_map(self, kind: str, size: int) -> Path:
+        """The class map of that kind and size, made if need be."""
+        return maps.make_map(self.work / "scenes" / f"{kind}_{size}.tif", kind=kind, size=size)
 
     def require(self, networks: Iterable[str]) -> None:
         """Makes what jobs on these networks need.

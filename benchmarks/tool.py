@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -183,6 +184,94 @@ def answered(
     return Work(run=work)
 
 
+def polygons_in_geopackage(job: Job) -> Work:
+    """`geoseg vectorize`."""
+    from benchmarks.vectors import read_back
+
+    def work(scene: Path, out: Path) -> Facts:
+        from geoseg.execute import Execution
+        from geoseg.polygonize import vectorize
+
+        execution = Execution(threads=job.cores)
+        made = vectorize(scene, out, options=_polygon_options(job), execution=execution, overwrite=True)
+        return Facts(more={"polygons": made.polygons})
+
+    return Work(run=work, check=read_back)
+
+
+def polygons_in_memory(job: Job) -> Work:
+    """The same polygons with the same attributes, as arrays."""
+    kept: list[tuple[Any, Any]] = []  # until the clock has stopped: forgetting them takes time, too
+
+    def work(scene: Path, _out: Path) -> Facts:
+        kept.extend((batch, batch.outlines.to_shapely(of)) for batch, of in _features(job, scene))
+        return Facts(more={"polygons": sum(len(polygons) for _, polygons in kept)})
+
+    return Work(run=work, prepare=lambda _: kept.clear())
+
+
+def simplified_in_memory(job: Job) -> Work:
+    """Simplified polygons in pixel coordinates, proved to be a valid coverage."""
+    from benchmarks.vectors import judge
+
+    verdict: dict[str, Any] = {}
+
+    def work(scene: Path, _out: Path) -> Facts:
+        polygons = np.concatenate([batch.outlines.to_shapely() for batch, _ in _features(job, scene)])
+        start = time.process_time()
+        verdict.update(judge(polygons, scene))
+        return Facts(more={"polygons": len(polygons), "proof_s": time.process_time() - start})
+
+    return Work(run=work, check=lambda *_: verdict)
+
+
+def _features(job: Job, path: Path) -> Iterator[tuple[Any, Any]]:
+    """Batches of finished polygons with attributes, each with the transform of its pixels."""
+    from geoseg.raster.read import read_window
+    from geoseg.raster.scene import open_scene
+    from geoseg.tiling import TILE_PX, Lattice, TilePlan
+    from geoseg.vector.area import pixel_areas
+    from geoseg.vector.attributes import features_of
+    from geoseg.vector.merge import merge_tiles
+    from geoseg.vector.trace import TileRegions, trace_tile
+
+    scene = open_scene(path)
+    options = _polygon_options(job)
+    how = options.on(scene.geobox, nodata=255)
+    tile_px = job.tile_px or TILE_PX
+    lattice = Lattice.of(scene.window.shape, patch_px=tile_px, overlap_px=0, stride_px=1)
+    tiles: dict[Any, TileRegions] = {}
+    for tile in TilePlan(lattice=lattice, tile_px=tile_px):
+        pixels = read_window(scene, tile.core)
+        tiles[tile.core] = trace_tile(
+            np.where(pixels.valid, pixels.values[0], how.nodata).astype(np.uint8),
+            confidence=None,
+            pixel_area=pixel_areas(scene.geobox, tile.core),
+            core=tile.core,
+            scene=how.scene,
+            nodata=how.nodata,
+            connectivity=how.connectivity,
+            generalise=how.generalise,
+        )
+    batches = merge_tiles(
+        list(tiles),
+        load_edges=lambda core: tiles[core].edges,
+        load_regions=tiles.pop,
+        scene_width=how.scene.width,
+        connectivity=how.connectivity,
+        generalise=how.generalise,
+    )
+    for batch in features_of(batches, scene.geobox, generalised=options.moves_lines):
+        yield batch, scene.geobox.affine
+
+
+def _polygon_options(job: Job) -> Any:
+    from geoseg.vector.options import Distance, PolygonOptions
+
+    tolerance = None if job.tolerance_px is None else Distance(value=job.tolerance_px, unit="px")
+    return PolygonOptions(connectivity=job.connectivity, simplify=tolerance)
+
+
 def run_tasks(function: Callable[[T], T], tasks: Iterable[T], *, scheduler: str) -> Iterator[T]:
     """Our own way of running many tasks on a Dask cluster."""
     from geoseg.execute import Execution, open_executor
@@ -212,7 +301,7 @@ def _prepare(job: Job, scene: Path, *, everything: bool) -> Prediction:
     given: dict[str, Any] = {name: getattr(job, name) for name in names}
     options = PredictOptions(
         **{key: value for key, value in given.items() if value is not None},
-        **({} if everything else {"confidence": None, "polygons": False}),
+        **({} if everything else {"confidence": None, "polygons": None}),
     )
     return prepare(open_scene(scene), package_of(job.network, job.work), options)
 

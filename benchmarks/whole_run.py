@@ -7,15 +7,15 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from benchmarks.compare import Difference, difference
-from benchmarks.jobs import FailedError, Job, Result
 from benchmarks.measure import available_mb
 from benchmarks.report import Verdict, share, table, verdict_table, write_section
+from benchmarks.rounds import Rounds
 from benchmarks.worker import PEERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
+    from benchmarks.jobs import Job
     from benchmarks.setting import Setting
 
 ALWAYS = ("read", "naive", "dask_overlap")
@@ -31,30 +31,13 @@ AROUND_SHARE = 0.05
 
 
 @dataclass(slots=True, kw_only=True)
-class Group:
+class Group(Rounds):
     """All results of one network on one scene."""
 
     network: str
     size: int
-    rounds: list[dict[str, Result]] = field(default_factory=list)
-    """By contender's label, one dictionary for each round."""
     differences: dict[str, Difference] = field(default_factory=dict)
     """From the whole-image forward, by label."""
-    failed: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def labels(self) -> list[str]:
-        """Contenders with at least one result, in order of first appearance."""
-        return list(dict.fromkeys(label for one in self.rounds for label in one))
-
-    def all(self, label: str) -> list[Result]:
-        """Results of a contender, round by round."""
-        return [one[label] for one in self.rounds if label in one]
-
-    def ratio(self, label: str, over: str, *, wall: bool = False) -> tuple[float, ...]:
-        """Cost of one contender over that of another, within each round that has both."""
-        take: Callable[[Result], float] = (lambda r: r.cost.wall_s) if wall else (lambda r: r.cost.cpu_s)
-        return tuple(take(o[label]) / take(o[over]) for o in self.rounds if label in o and over in o)
 
     @property
     def fastest(self) -> str | None:
@@ -84,24 +67,12 @@ def _measure(setting: Setting, network: str, size: int, others: list[str]) -> Gr
     scene = setting.scene(size)
     reference = reference_map(setting, network, size)
     jobs = [job for job in _jobs(setting, network, size, others) if _wanted(setting, job)]
-    for number in range(setting.rounds):
-        group.rounds.append({})
-        # Every other round backwards: whatever drifts with time falls on all alike.
-        for job in jobs[:: 1 if number % 2 == 0 else -1]:
-            if job.label in group.failed:
-                continue
-            try:
-                result = setting.run(job)
-            except FailedError as error:
-                group.failed[job.label] = str(error)
-                print(f"failed: {job.label}: {error}", flush=True)
-                continue
-            group.rounds[-1][job.label] = result
-            _tell(number, network, size, result)
-            compared = job.contender not in MAPLESS and job.label not in group.differences
-            if reference is not None and compared:
-                group.differences[job.label] = difference(reference, job.out, result.facts.cuts)
-    setting.keep("run", [result for one in group.rounds for result in one.values()])
+    for result in group.measure(setting, jobs, where=f"{network} {size}"):
+        job = result.job
+        compared = job.contender not in MAPLESS and job.label not in group.differences
+        if reference is not None and compared:
+            group.differences[job.label] = difference(reference, job.out, result.facts.cuts)
+    setting.keep("run", group.results)
     print(f"{network} on {scene.name}: done", flush=True)
     return group
 
@@ -133,15 +104,6 @@ def reference_map(setting: Setting, network: str, size: int) -> Path | None:
     return job.out
 
 
-def _tell(number: int, network: str, size: int, result: Result) -> None:
-    cost = result.cost
-    print(
-        f"round {number + 1}, {network} {size}: {result.job.label}: {cost.cpu_s:.2f} cpu s, "
-        f"{cost.wall_s:.2f} s, {cost.peak_mb:.0f} MB",
-        flush=True,
-    )
-
-
 def _text(setting: Setting, groups: list[Group], missing: dict[str, str]) -> str:
     lines = [verdict for group in groups for verdict in verdicts(group)]
     left_out = "; ".join(f"{name} ({why})" for name, why in missing.items())
@@ -169,8 +131,7 @@ def _group_text(group: Group) -> list[str]:
         "elsewhere",
     ]
     rows = [_row(group, label) for label in group.labels]
-    failed = [f"`{label}` failed: {why}" for label, why in group.failed.items()]
-    return [f"### {group.network}, {group.size} x {group.size} px", table(head, rows), *failed]
+    return [f"### {group.network}, {group.size} x {group.size} px", table(head, rows), *group.failures]
 
 
 def _row(group: Group, label: str) -> list[str]:

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geoseg.apart import run_apart
+from geoseg.products import kind_of
 from geoseg.trial import Bench, Job, Lap, Run, Written, look_at, peak_mb_here, run_trial, store_little
+from geoseg.vector.options import FORMATS
 from geoseg.windows import Window
 
 if TYPE_CHECKING:
@@ -35,8 +37,10 @@ _TIMES = 3
 """How often each is made."""
 _COG_BLOCK_PX = 512
 """Rasters have overviews down to this size."""
-_TRACED_BYTES = 22
-"""Memory of tracing, by pixel of a tile's core."""
+_OUTLINES = tuple(map(kind_of, FORMATS))
+"""Files whose size follows the number of polygons."""
+_TRACED_BYTES, _SIMPLIFIED_BYTES = 22, 44
+"""Memory of tracing a noisy map, and of simplifying its lines, too, by pixel of a tile's core."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +164,7 @@ def _output_mb(
     more = dict.fromkeys(fixed.size, pyramid * _more(lap, samples, valid))
     counts, shares = zip(*(job.regions for job in lap.jobs), strict=True)
     per_px = sum(shares) / max(sum(job.valid for job in lap.jobs), 1)
-    more["polygons"] = valid * per_px / max(sum(counts[: len(samples)]), 1)
+    more |= dict.fromkeys(_OUTLINES, valid * per_px / max(sum(counts[: len(samples)]), 1))
     return {
         kind: _scaled(size, [s.size[kind] for s in samples], more[kind]) / 1e6
         for kind, size in fixed.size.items()
@@ -187,5 +191,6 @@ def _memory_mb(bench: Bench, run: Run) -> float:
 def _tile_bytes(prediction: Prediction, plan: TilePlan) -> int:
     """Memory of a tile that grows with it: what is read and decided, then what is traced."""
     per_px = len(prediction.scene.bands) * np.dtype(prediction.scene.dtype).itemsize + 1
-    core = plan.largest_core_px
-    return max(plan.largest_reach_px * per_px + 3 * core, _TRACED_BYTES * core)
+    core, how = plan.largest_core_px, prediction.tracing
+    traced = 0 if how is None else _TRACED_BYTES if how.generalise is None else _SIMPLIFIED_BYTES
+    return max(plan.largest_reach_px * per_px + 3 * core, traced * core)

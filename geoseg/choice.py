@@ -29,7 +29,7 @@ from geoseg.apart import run_apart
 from geoseg.cache import recall, remember
 from geoseg.errors import ExecutionError, GeosegError
 from geoseg.inference import DecidingPredictor
-from geoseg.survey import SAMPLE_PX, sample_count, sample_patches, sample_shape
+from geoseg.survey import SAMPLE_PX, Sample, sample_count, sample_patches, sample_shape
 from geoseg.value import Value
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ MOST_DIFFERENT = 1e-4
 """A runtime that gives a larger share of the sample's pixels another class than the reference is not used."""
 LEAST_GAIN = 1.1
 """Nor is one that is not faster than the reference by this factor."""
+LEAST_PX = round(1 / MOST_DIFFERENT)
+"""In a sample with fewer valid pixels a single one would decide."""
 _ROUNDS = 3
 _SECONDS = 10.0
 """No further round begins after this time."""
@@ -71,9 +73,10 @@ class Trial(Value):
 
     name: str
     differs: float | None = Field(
-        default=None, description="Share of the sample's pixels with another class than the reference gives"
+        default=None,
+        description="Share of the sample's valid pixels with another class than the reference gives",
     )
-    max_difference: float | None = Field(default=None, description="Largest difference of a logit")
+    max_difference: float | None = Field(default=None, description="Largest difference of a logit there")
     mpx_per_s: float | None = Field(default=None, description="Median, all cores together; None: not timed")
     problem: str | None = Field(default=None, description="Why it cannot be used; None: it can")
 
@@ -84,7 +87,7 @@ class Choice(Value):
     name: str
     reason: str
     trials: tuple[Trial, ...] = Field(default=(), description="The reference first; empty: no contest")
-    sample_px: int = 0
+    sample_px: int = Field(default=0, description="Valid pixels of the sample")
     remembered: bool = Field(default=False, description="The contest was held in an earlier run")
 
 
@@ -110,6 +113,10 @@ def choose_for(
     if not worth_choosing(plan.forwarded_px):
         return Choice(name=reference_of(card), reason="the job is too small for a contest to pay")
     sample = sample_patches(scene, card, plan, count, mapping=mapping)
+    if (found := int(sample.valid.sum())) < LEAST_PX:
+        return Choice(
+            name=reference_of(card), reason=f"a sample of the scene holds {found:,} valid pixels only"
+        )
     try:
         # Apart: what loses must not stay in memory, and a runtime that dies must not take the job with it.
         return run_apart(choose_runtime, package, card, sample, device=device, cores=cores)
@@ -133,7 +140,7 @@ def reference_of(card: Card) -> str:
 def choose_runtime(
     package: Path,
     card: Card,
-    sample: NDArray[np.float32],
+    sample: Sample,
     *,
     device: str,
     cores: int,
@@ -145,7 +152,7 @@ def choose_runtime(
     Args:
         package: where the network is.
         card: what the package says about itself.
-        sample: (n, bands, height, width) normalised pixels; `sample_patches` takes them from a scene.
+        sample: patches of a scene, as `sample_patches` takes them; answers are compared where they are valid.
         device: one of cpu, cuda, cuda:N, auto.
         cores: CPU cores the job may use; the contest is held with all of them busy.
         load: loads a package into a runtime; None: `geoseg.models.runtime.load_predictor`.
@@ -154,7 +161,8 @@ def choose_runtime(
     Raises:
         GeosegError: the reference itself cannot be loaded or run, so the job could not be either.
     """
-    earlier = recall_choice(card, sample.shape[2:], device=device, cores=cores)
+    shape = sample.valid.shape[1:]
+    earlier = recall_choice(card, shape, device=device, cores=cores)
     if earlier is not None:
         return earlier
     reference = reference_of(card)
@@ -169,7 +177,7 @@ def choose_runtime(
         contest = _Contest(package=package, sample=sample, device=device, cores=cores, pool=pool)
         trials = contest.hold([reference, *others], load or _load)
     choice = decide_contest(trials, sample_px=contest.sample_px)
-    remember(_key(card, sample.shape[2:], device=device, cores=cores), choice.model_dump(mode="json"))
+    remember(_key(card, shape, device=device, cores=cores), choice.model_dump(mode="json"))
     return choice
 
 
@@ -243,15 +251,15 @@ class _Contest:
     """All runtimes on one sample: first whether they agree, which warms them up, then how fast they are."""
 
     package: Path
-    sample: NDArray[np.float32]
+    sample: Sample
     device: str
     cores: int
     pool: Executor
 
     @property
     def sample_px(self) -> int:
-        n, _, height, width = self.sample.shape
-        return int(n * height * width)
+        """Those that answers are compared on."""
+        return int(self.sample.valid.sum())
 
     def hold(self, names: Sequence[str], load: Loader) -> list[Trial]:
         start = time.perf_counter()
@@ -284,8 +292,9 @@ class _Contest:
         _, predictor = load(self.package, runtime=entrant.name, device=self.device, cores=self.cores)
         answers = self.pool.map(lambda patch: _answer(predictor(patch)), self._patches())
         if truth:
-            counts, differences = zip(*map(_compare, answers, truth), strict=True)
-            entrant.differs, entrant.max_difference = sum(counts) / self.sample_px, max(differences)
+            counts, differences = zip(*map(_compare, answers, truth, self.sample.valid), strict=True)
+            entrant.differs = sum(counts) / max(self.sample_px, 1)
+            entrant.max_difference = max(differences)
         else:
             truth.extend(answers)
             entrant.differs = entrant.max_difference = 0.0
@@ -300,7 +309,7 @@ class _Contest:
         """A function that labels the sample once, with as many calls at once as the runtime admits."""
         if isinstance(predictor, DecidingPredictor):  # on its device, and only the decision comes back
             decide = predictor.decide
-            return lambda: decide(self.sample, "probability")
+            return lambda: decide(self.sample.pixels, "probability")
         return lambda: deque(self.pool.map(predictor, self._patches()), maxlen=0)
 
     def _lap(self, entrant: _Entrant) -> None:
@@ -308,10 +317,11 @@ class _Contest:
         while entrant.race and (passes == 0 or (seconds < _BRIEF and passes < _MOST_REPEATS)):
             entrant.race()
             passes, seconds = passes + 1, time.perf_counter() - start
-        entrant.speeds.append(passes * self.sample_px / 1e6 / max(seconds, 1e-9))
+        entrant.speeds.append(passes * self.sample.valid.size / 1e6 / max(seconds, 1e-9))
 
     def _patches(self) -> Iterator[NDArray[np.float32]]:
-        return (self.sample[i : i + 1] for i in range(len(self.sample)))
+        pixels = self.sample.pixels
+        return (pixels[i : i + 1] for i in range(len(pixels)))
 
 
 def _answer(logits: NDArray[np.float32]) -> _Answer:
@@ -320,11 +330,12 @@ def _answer(logits: NDArray[np.float32]) -> _Answer:
     return logits, logits.argmax(axis=1)
 
 
-def _compare(answer: _Answer, truth: _Answer) -> tuple[int, float]:
-    """Pixels whose highest score is another class's, and the largest difference of a score."""
+def _compare(answer: _Answer, truth: _Answer, valid: NDArray[np.bool_]) -> tuple[int, float]:
+    """Valid pixels whose highest score is another class's, and the largest difference of a score there."""
     if answer[0].shape != truth[0].shape:
         raise ExecutionError(f"returns scores of shape {answer[0].shape}, not {truth[0].shape}")
-    return int(np.count_nonzero(answer[1] != truth[1])), float(np.abs(answer[0] - truth[0]).max())
+    differs = np.count_nonzero((answer[1] != truth[1]) & valid)
+    return int(differs), float(np.abs(answer[0] - truth[0]).max(initial=0.0, where=valid))
 
 
 def _in_words(error: Exception) -> str:
@@ -356,6 +367,7 @@ def _key(card: Card, shape: tuple[int, ...], *, device: str, cores: int) -> dict
         "machine": _machine(),
         "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "limits": [MOST_DIFFERENT, LEAST_GAIN],
+        "compared": "valid pixels",
     }
 
 

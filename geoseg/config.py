@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from geoseg.errors import UsageError, explain
-from geoseg.legend import Legend
+from geoseg.legend import CodedLegend, Legend
 from geoseg.package import Architecture, Px
 from geoseg.value import Value
 
@@ -130,21 +130,68 @@ class ModelChoice(Value):
         return Architecture(name=self.architecture, encoder=self.encoder, options=dict(self.options))
 
 
+class Loss(Value):
+    """What the network is punished for: a weighted sum of terms. Pixels without a label never count."""
+
+    cross_entropy: float = Field(default=1.0, ge=0, description="Weight of the term")
+    focal: float = Field(
+        default=0.0, ge=0, description="Weight: cross-entropy times (1 - p) ** gamma, p of the true class"
+    )
+    dice: float = Field(default=0.0, ge=0, description="Weight: 1 - Dice, mean over the classes in a batch")
+    lovasz: float = Field(default=0.0, ge=0, description="Weight: Lovasz-Softmax, which stands in for IoU")
+    tversky: float = Field(default=0.0, ge=0, description="Weight: Dice with both kinds of error told apart")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Of cross-entropy")
+    gamma: float = Field(default=2.0, ge=0, description="Focal: how little easy pixels count")
+    alpha: float = Field(default=0.5, ge=0, description="Tversky: weight of pixels wrongly given to a class")
+    beta: float = Field(default=0.5, ge=0, description="Tversky: weight of pixels a class has missed")
+    boundary_weight: float = Field(
+        default=0.0, ge=0, description="Cross-entropy, focal: 1 + this is the weight of pixels near a border"
+    )
+    boundary_px: int = Field(default=3, ge=1, le=64, description="Near: another class is at most so far away")
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.cross_entropy + self.focal + self.dice + self.lovasz + self.tversky > 0:
+            raise _RuleError("at least one term needs a weight over 0")
+        return self
+
+
 class Training(Value):
     """How long, how fast, on what."""
 
     patch_px: Px = Field(default=256, description="Side of the training windows")
-    batch_size: int = Field(default=8, ge=1, description="Windows per step")
+    batch_size: int = Field(default=8, ge=1, description="Windows of a batch, shared by all processes")
+    accumulate: int = Field(default=1, ge=1, description="Batches per step, whose gradients are averaged")
     epochs: int = Field(default=20, ge=1, description="Validations: each epoch ends with one")
     steps_per_epoch: int = Field(default=100, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0, description="Peak, after warm-up; then falls (cosine)")
     weight_decay: float = Field(default=1e-2, ge=0)
+    warm_up: float = Field(default=0.05, ge=0, lt=1, description="Share of the run in which the rate rises")
+    final_rate: float = Field(default=0.01, ge=0, le=1, description="Share of the peak left at the end")
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Of sgd")
+    clip_norm: float | None = Field(default=1.0, gt=0, description="Largest gradient norm; null: any")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Of the forward pass; auto: bfloat16 on a GPU, float32 on a CPU"
+    )
+    ema: float | None = Field(
+        default=None, gt=0, lt=1, description="Score and keep a moving average of weights, with this decay"
+    )
+    early_stop: int | None = Field(
+        default=None, ge=1, description="Stop after so many epochs in a row that were not the best so far"
+    )
+    checkpoint_minutes: float | None = Field(
+        default=5.0, ge=0, description="An unfinished run is kept this often, to go on from; null: never"
+    )
+    loss: Loss = Loss()
     seed: int = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, description="CPU threads; null: what torch chooses")
     workers: int = Field(default=1, ge=0, description="Threads that read ahead; results do not depend on it")
-    class_weights: Literal["none", "inverse_sqrt"] = Field(
-        default="none", description="inverse_sqrt: rare classes weigh more, by 1 / sqrt(share of labels)"
+    class_weights: Literal["none", "inverse_sqrt", "inverse", "effective"] = Field(
+        default="none",
+        description="Cross-entropy, focal: rare classes weigh more, by 1 / sqrt(share of labels), 1 / share, "
+        "or 1 / effective number (Cui et al. 2019; N labels, beta 1 - 1 / N)",
     )
     balanced: float = Field(
         default=0.5,
@@ -255,6 +302,15 @@ def load_legend(path: Path) -> Legend:
         UsageError: as `load`.
     """
     return load(path, Legend)
+
+
+def load_coded_legend(path: Path) -> CodedLegend:
+    """As `load_legend`, of a raster whose values may be any integers.
+
+    Raises:
+        UsageError: as `load`.
+    """
+    return load(path, CodedLegend)
 
 
 def train_schema() -> str:

@@ -1,26 +1,29 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and files that say that somebody is at work beside them."""
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import hashlib
 import os
+import platform
 import secrets
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from geoseg.errors import OutputError, explain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary sibling of `path` that takes its place when the block ends without an error.
 
-    The content is on disk before the name is: a power cut leaves the old file or the new, never half.
+    The content is on disk before the name is: a power cut leaves the old file or the new, never half. Files
+    whose readers notice damage, and can do without them, need not be `durable`: they cost no wait.
 
     Raises:
         OutputError: when the folder cannot be written.
@@ -29,10 +32,12 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     except OSError as error:
         if isinstance(error, OutputError):
             raise
@@ -98,3 +103,54 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Claims `path`, a file made for that, until the block ends or the process dies; several may at once."""
+    with _shared(path) as file:
+        file.truncate(0)
+        file.write(_kernel())
+        file.flush()
+        yield
+
+
+@contextmanager
+def unclaimed(path: Path) -> Iterator[bool | None]:
+    """Whether nobody claims `path`: True, and nobody will while the block runs; False; None: cannot be known.
+
+    It can be known where the last claim was made under this very kernel: locks of other machines may not be
+    seen, and after a restart they cannot be told from this one.
+    """
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("r+"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True if file.read() == _kernel() else None
+        except BlockingIOError:
+            free = False
+        except OSError:  # no such file, or a file system without locks
+            free = None
+        yield free
+
+
+def _shared(path: Path) -> TextIO:
+    """The file, open and locked for sharing where the file system has locks."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_SH)
+        # Who held it alone may have removed it meanwhile: then this is a lock on nothing.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        file.close()
+
+
+def _kernel() -> str:
+    """What tells the running system from others, and from itself after a restart, where it says so."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return platform.node()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geoseg.manifest import ClassShare, Counts
+from geoseg.manifest import ClassShare, Counts, Outlined
+from geoseg.units import unlike
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,10 +17,9 @@ if TYPE_CHECKING:
     from geoseg.legend import Legend
     from geoseg.package import Card
     from geoseg.tasks import TileDone
+    from geoseg.vector.summary import Totals
 
 _SUSPICIOUS_SHARE = 0.01
-# In standard deviations of the training scenes: beyond what season and place do, within a factor of 10.
-_FAR_MEAN, _WIDE, _NARROW = 4.0, 5.0, 0.02
 
 
 def count(done: Sequence[TileDone], legend: Legend) -> Counts:
@@ -35,6 +36,21 @@ def count(done: Sequence[TileDone], legend: Legend) -> Counts:
     )
     nodata = pixels[legend.nodata]
     return Counts(valid=sum(pixels.values()) - nodata, nodata=nodata, classes=shares)
+
+
+def outlined(totals: Totals, legend: Legend) -> tuple[Outlined, ...]:
+    """What the polygons come to by class, for those that occur."""
+    return tuple(
+        Outlined(
+            id=row.class_id,
+            name=row.class_name,
+            polygons=row.polygons,
+            pixels=row.pixels,
+            area_m2=None if math.isnan(row.area_m2) else row.area_m2,
+            area_change_m2=row.area_change_m2,
+        )
+        for row in totals.rows(legend)
+    )
 
 
 def warnings_of(done: Sequence[TileDone], card: Card) -> tuple[str, ...]:
@@ -63,14 +79,6 @@ def _unlike_training(done: Sequence[TileDone], card: Card, looked_at: int) -> tu
     mean = np.sum([t.sums for t in done if t.sums], axis=0) / looked_at
     squares = np.sum([t.squares for t in done if t.squares], axis=0) / looked_at
     spread = np.sqrt(np.maximum(squares - mean**2, 0))
-    strange = (np.abs(mean) > _FAR_MEAN) | (spread > _WIDE) | (spread < _NARROW)
-    texts = [
-        f"{band.name}: mean {band.mean + m * band.std:.4g}, spread {s * band.std:.3g}; the model learnt from "
-        f"{band.mean:.4g} and {band.std:.3g}"
-        for band, m, s, odd in zip(card.bands, mean, spread, strange, strict=True)
-        if odd and not band.steps  # what steps make of values is not of mean 0 and spread 1
-    ]
+    how = unlike(card.bands, mean.tolist(), spread.tolist())
     advice = "other units or another sensor? See --scale and --offset"
-    return (
-        (f"values are unlike those the model was made for ({'; '.join(texts)}): {advice}",) if texts else ()
-    )
+    return () if how is None else (f"values are unlike those the model was made for ({how}): {advice}",)

@@ -26,6 +26,7 @@ from geoseg.stitch import (
     percent,
     scaled,
     softmax,
+    tempered,
 )
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class DecidingPredictor(Protocol):
     """A network on a device that can decide there, so that only the decision has to travel."""
 
     def decide(
-        self, batch: NDArray[np.float32], confidence: Confidence | None, /
+        self, batch: NDArray[np.float32], confidence: Confidence | None, temperature: float | None = None, /
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         """Class index and confidence percent, both (n, h, w), as `geoseg.stitch.decide` gives them."""
 
@@ -107,6 +108,8 @@ class Request:
     """Factor from the scene's units to the model's."""
     offset: float = 0.0
     """Added after scaling."""
+    temperature: float | None = None
+    """Logits are divided by it before they become probabilities; classes stay as they are. None: 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,7 +279,7 @@ def _label(group: Sequence[Patch], seen: _Seen, members: Sequence[Member], canva
     if alone and not request.blend:
         batch = seen.batch(group, members[0])
         if isinstance(first, DecidingPredictor) and not request.probabilities:
-            canvas.put_decided(group, *first.decide(batch, request.confidence))
+            canvas.put_decided(group, *first.decide(batch, request.confidence, request.temperature))
         else:
             with _answer(first, batch) as logits:
                 canvas.put_logits(group, _checked(logits, group, request))
@@ -362,14 +365,18 @@ class _Canvas:
     def put_logits(self, group: Sequence[Patch], logits: NDArray[np.float32]) -> None:
         """Logits (n, classes, h, w), of which each patch decides its support."""
         for scores, (_, there, here) in zip(logits, self._places(group), strict=True):
-            decision = decide(scores[(slice(None), *there)], confidence=self.request.confidence)
+            decision = decide(
+                scores[(slice(None), *there)],
+                confidence=self.request.confidence,
+                temperature=self.request.temperature,
+            )
             if not decision.finite:
                 raise _useless(group, logits.shape, "scores that are not finite")
             self._index[here] = decision.index
             if self._confidence is not None and decision.confidence is not None:
                 self._confidence[here] = decision.confidence
             if self._probabilities is not None:
-                mine = softmax(as_planes(scores[(slice(None), *there)]))
+                mine = self._tempered(softmax(as_planes(scores[(slice(None), *there)])))
                 self._probabilities[(slice(None), *here)] = scaled(mine, PROBABILITY_SCALE)
 
     def put_probabilities(self, group: Sequence[Patch], mean: NDArray[np.float32]) -> None:
@@ -408,11 +415,19 @@ class _Canvas:
 
     def _settle(self, here: tuple[slice, slice], probability: NDArray[np.float32]) -> None:
         self._index[here] = decide(probability).index
+        if self._confidence is None and self._probabilities is None:
+            return
+        probability = self._tempered(probability)
         if self._confidence is not None and self.request.confidence is not None:
             self._confidence[here] = percent(certainty(probability, self.request.confidence))
         if self._probabilities is not None:
             for plane, share in zip(self._probabilities, probability, strict=True):
                 plane[here] = scaled(share, PROBABILITY_SCALE)
+
+    def _tempered(self, probability: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Of a mean of answers, too: were each of them tempered, it would choose other classes."""
+        temperature = self.request.temperature
+        return probability if temperature is None else tempered(probability, temperature)
 
     def _places(
         self, group: Sequence[Patch]

@@ -21,20 +21,22 @@ from geoseg.errors import SceneError, explain
 from geoseg.execute import Execution, default_threads, open_executor, run_tasks
 from geoseg.facts import memory_bytes, peak_rss_mb, plan_facts, scene_facts, versions
 from geoseg.manifest import Manifest, digest
-from geoseg.products import Product
+from geoseg.outlining import CleanTask, clean, recall
+from geoseg.products import Product, kind_of
 from geoseg.raster.artefacts import score_grid
-from geoseg.tasks import DONE, MemberTask, PredictTask, Runtime, TileDone, predict_tile
+from geoseg.tasks import MemberTask, PredictTask, Runtime, TileDone, predict_tile
 from geoseg.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from geoseg.assemble import ProductKind
+    from geoseg.assemble import ProductKind, RasterKind
     from geoseg.prediction import Prediction
     from geoseg.raster.parts import PartStore
     from geoseg.raster.scene import Scene
     from geoseg.tiling import Tile
+    from geoseg.vector.summary import Totals
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -160,7 +162,7 @@ def tile_tasks(
             request=prediction.request,
             runtime=runtime,
             store=store,
-            polygons=prediction.options.polygons,
+            polygons=prediction.tracing,
             aoi=prediction.aoi,
         )
 
@@ -171,14 +173,27 @@ def _place(prediction: Prediction, tile: Tile) -> Window:
     return Window(core.row - whole.row, core.col - whole.col, core.height, core.width)
 
 
-def assembly(prediction: Prediction, store: PartStore, *, job: str | None = None) -> Assembly:
-    """The parts in `store` and what is needed to make products of them; `job` is the id they carry."""
+def assembly(
+    prediction: Prediction,
+    store: PartStore,
+    *,
+    outlined: PartStore | None = None,
+    job: str | None = None,
+) -> Assembly:
+    """The parts in `store` and what is needed to make products of them; `job` is the id they carry.
+
+    `outlined` holds the parts after the minimum mapping unit, where there is one.
+    """
+    polygons = prediction.options.polygons
     return Assembly(
         store=store,
+        outlined=outlined or store,
         cores={_place(prediction, tile): (tile.row, tile.col) for tile in prediction.plan},
         geobox=prediction.geobox,
         legend=prediction.card.legend,
         tags=_tags(prediction, job or prediction.job),
+        tracing=prediction.tracing,
+        crs=None if polygons is None else polygons.crs,
         confidence=_IN_WORDS.get(prediction.options.confidence or "", "confidence"),
         threads=default_threads(),
     )
@@ -208,7 +223,13 @@ def predict(
     report = on_progress or _silent
     asked = runtime or Runtime()
     job = prediction.job_with(asked.name)
-    product = Product(folder=out.absolute(), stem=prediction.scene.name, job=job)
+    product = Product(
+        folder=out.absolute(),
+        stem=prediction.scene.name,
+        job=job,
+        facts=_facts(prediction, asked),
+        kinds=(*_rasters(prediction), *map(kind_of, prediction.formats)),
+    )
     complete = None if overwrite else product.finished()
     if complete is not None:
         return Outcome(manifest=complete, path=product.manifest, fresh=False)
@@ -217,38 +238,50 @@ def predict(
     clock.lap("choose")
     product = replace(product, attempt=_attempt(job, runtime))
     product.begin(overwrite=overwrite)
-    done, reused = _run_tiles(prediction, product, execution, runtime, report)
-    clock.lap("tiles")
-    counts = findings.count(done, prediction.card.legend)
-    if counts.valid == 0:
-        raise _nothing_valid(prediction.scene, product)
-    product.reopen()
-    polygons = write_products(prediction, product, report)
-    score = score_grid(
-        product.path("classes"), seams.Grid.of(prediction.plan), nodata=prediction.card.legend.nodata
-    )
-    clock.lap("assemble")
-    manifest = Manifest(
-        job=job,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        scene=scene_facts(prediction.scene),
-        package=_package_facts(prediction),
-        plan=plan_facts(prediction.plan),
-        options=prediction.option_facts | {"runtime": asked.name},
-        execution=_execution_facts(execution, runtime, choice, done, reused=reused),
-        versions=versions(*_involved(runtime), "dask", "rasterio", "numpy"),
-        counts=counts,
-        polygons=polygons,
-        seams=None if score is None else asdict(score),
-        seconds=clock.laps,
-        warnings=(
-            *findings.warnings_of(done, prediction.card),
-            *filter(None, [seams.warning(score)]),
-        ),
-        outputs=product.outputs(),
-    )
-    product.complete(manifest)
+    with product.claimed():
+        done, reused = _run_tiles(prediction, product, execution, runtime, report)
+        clock.lap("tiles")
+        counts = findings.count(done, prediction.card.legend)
+        if counts.valid == 0:
+            raise _nothing_valid(prediction.scene, product)
+        product.reopen()
+        totals = write_products(prediction, product, report)
+        score = score_grid(
+            product.path("classes"), seams.Grid.of(prediction.plan), nodata=prediction.card.legend.nodata
+        )
+        clock.lap("assemble")
+        manifest = Manifest(
+            job=job,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            scene=product.facts["scene"],
+            package=product.facts["package"],
+            plan=product.facts["plan"],
+            options=product.facts["options"],
+            execution=_execution_facts(execution, runtime, choice, done, reused=reused),
+            versions=versions(*_involved(runtime), "dask", "rasterio", "numpy"),
+            counts=counts,
+            polygons=None if totals is None else totals.count,
+            outlined=() if totals is None else findings.outlined(totals, prediction.card.legend),
+            seams=None if score is None else asdict(score),
+            seconds=clock.laps,
+            warnings=(
+                *findings.warnings_of(done, prediction.card),
+                *filter(None, [seams.warning(score)]),
+            ),
+            outputs=product.outputs(),
+        )
+        product.complete(manifest)
     return Outcome(manifest=manifest, path=product.manifest, fresh=True, reused_tiles=reused)
+
+
+def _facts(prediction: Prediction, asked: Runtime) -> dict[str, dict[str, Any]]:
+    """What the job's id is made of, as the manifest says it."""
+    return {
+        "scene": scene_facts(prediction.scene),
+        "package": _package_facts(prediction),
+        "plan": plan_facts(prediction.plan),
+        "options": prediction.option_facts | {"runtime": asked.name},
+    }
 
 
 def _attempt(job: str, runtime: Runtime) -> str:
@@ -276,53 +309,82 @@ def _run_tiles(
     done: list[TileDone] = []
     todo: list[tuple[int, int]] = []
     for tile in prediction.plan:
-        earlier = _recall(store, tile)
+        earlier = recall(store, tile.row, tile.col, tile.core)
         done.append(earlier) if earlier else todo.append((tile.row, tile.col))
     reused = len(done)
     report("tiles", reused, total)
-    if not todo:
+    small = clean_tasks(prediction, product)
+    if not todo and not small:
         return done, reused
     tasks = tile_tasks(prediction, store, runtime, only=todo)
     with open_executor(execution, calls=runtime.calls) as (executor, slots):
         for result in run_tasks(executor, predict_tile, tasks, slots=slots):
             done.append(result)
             report("tiles", len(done), total)
+        if small:
+            clean(small, executor, slots, on_done=lambda finished: report("cleaning", finished, total))
     return done, reused
 
 
-def _recall(store: PartStore, tile: Tile) -> TileDone | None:
-    """The record of a tile whose part an interrupted run left whole, else None."""
-    arrays = store.recall(tile.row, tile.col, tile.core, DONE)
-    return None if arrays is None else TileDone.from_array(arrays[DONE])
+def clean_tasks(prediction: Prediction, product: Product) -> list[CleanTask]:
+    """What the minimum mapping unit needs once all tiles are labelled: a task per tile, or none at all."""
+    how = prediction.tracing
+    if how is None or how.minimum is None:
+        return []
+    return [
+        CleanTask(
+            name=prediction.scene.name,
+            geobox=prediction.scene.geobox,
+            core=tile.core,
+            place=_place(prediction, tile),
+            row=tile.row,
+            col=tile.col,
+            how=how,
+            stores=product.clean_stores,
+            has_confidence=prediction.options.confidence is not None,
+        )
+        for tile in prediction.plan
+    ]
 
 
-def write_products(prediction: Prediction, product: Product, report: Progress) -> int | None:
-    """Writes all that is wanted from the product's parts; returns how many polygons there are.
+def outlined_parts(prediction: Prediction, product: Product) -> PartStore:
+    """The parts polygons are made of: after the minimum mapping unit, where there is one."""
+    how = prediction.tracing
+    return product.parts if how is None or how.minimum is None else product.clean_stores.cleaned
+
+
+def write_products(prediction: Prediction, product: Product, report: Progress) -> Totals | None:
+    """Writes all that is wanted from the product's parts; returns what the polygons come to, if any are.
 
     Raises:
         OutputError: a file cannot be written. ExecutionError: a part is missing or damaged.
     """
-    options = prediction.options
-    wanted: dict[ProductKind, bool] = {
-        "classes": True,
-        "confidence": options.confidence is not None,
-        "probabilities": options.probabilities,
-        "polygons": options.polygons,
-    }
-    paths = {kind: product.path(kind) for kind, there in wanted.items() if there}
-    for kind in wanted.keys() - paths.keys():
-        product.discard(kind)
-    written: list[ProductKind] = []
+    rasters = {kind: product.path(kind) for kind in _rasters(prediction)}
+    polygons = {f: product.path(kind_of(f)) for f in prediction.formats}
+    total, written = len(rasters) + bool(polygons), 0
 
-    def tell(kind: ProductKind) -> None:
-        written.append(kind)
-        report("writing", len(written), len(paths))
+    def tell(_kind: ProductKind) -> None:
+        nonlocal written
+        written += 1
+        report("writing", written, total)
 
-    report("writing", 0, len(paths))
+    report("writing", 0, total)
     models = ", ".join(path.name for path in prediction.packages)
     description = f"Land use of {prediction.scene.name}, made by geoseg from {models}"
-    parts = assembly(prediction, product.parts, job=product.job)
-    return parts.write_all(paths, description=description, on_written=tell)
+    parts = assembly(prediction, product.parts, outlined=outlined_parts(prediction, product), job=product.job)
+    return parts.write_all(rasters, polygons, description=description, on_written=tell)
+
+
+def _rasters(prediction: Prediction) -> tuple[RasterKind, ...]:
+    """The rasters a job makes."""
+    options, how = prediction.options, prediction.tracing
+    wanted: dict[RasterKind, bool] = {
+        "classes": True,
+        "cleaned": how is not None and how.minimum is not None,
+        "confidence": options.confidence is not None,
+        "probabilities": options.probabilities,
+    }
+    return tuple(kind for kind, there in wanted.items() if there)
 
 
 def _tags(prediction: Prediction, job: str) -> Map[str, str]:

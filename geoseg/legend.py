@@ -103,3 +103,69 @@ class Legend:
         """Values in `ids` that are neither a class nor `nodata`, sorted."""
         present = np.flatnonzero(np.bincount(ids.ravel(), minlength=256))
         return sorted(set(present.tolist()) - set(self.ids.tolist()) - {self.nodata})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodedClass:
+    """One class of a raster whose values may be any integers, such as the codes of CORINE."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    id: int
+    """Pixel value."""
+    name: str
+    """Name shown in tables and maps, unique within a legend."""
+    color: str
+    """Colour as #rrggbb."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodedLegend:
+    """A legend of any integers; where they cannot be class ids, 0 to 254, they are numbered."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    classes: tuple[CodedClass, ...]
+    """At least one and at most 255 classes; ids and names are unique."""
+    nodata: int | None = None
+    """Pixel value for "no answer"; None: 255 where that is possible, else none but the raster's own."""
+
+    def __post_init__(self) -> None:
+        codes = [c.id for c in self.classes]
+        if len(codes) > IGNORE_INDEX:
+            raise ValueError(f"a legend has at most {IGNORE_INDEX} classes, not {len(codes)}")
+        twice = [code for code in codes if codes.count(code) > 1]
+        if twice:
+            raise ValueError(f"a legend names each class once; class id {twice[0]} appears twice")
+        if self.nodata in codes:
+            raise ValueError(f"legend nodata {self.nodata} is also the id of a class")
+        _ = self.legend
+
+    @classmethod
+    def of(cls, legend: Legend) -> CodedLegend:
+        """The same classes, their ids as codes."""
+        classes = tuple(CodedClass(id=c.id, name=c.name, color=c.color) for c in legend.classes)
+        return cls(classes=classes, nodata=legend.nodata)
+
+    @property
+    def is_plain(self) -> bool:
+        """True when the codes themselves can be class ids."""
+        nodata_fits = self.nodata is None or 0 <= self.nodata <= IGNORE_INDEX
+        return nodata_fits and all(0 <= c.id < IGNORE_INDEX for c in self.classes)
+
+    @property
+    def legend(self) -> Legend:
+        """The legend of the map's class ids: the codes themselves, else their places in `classes`."""
+        plain = self.is_plain
+        classes = tuple(
+            LegendClass(id=c.id if plain else place, name=c.name, color=c.color)
+            for place, c in enumerate(self.classes)
+        )
+        nodata = self.nodata if plain and self.nodata is not None else IGNORE_INDEX
+        return Legend(classes=classes, nodata=nodata)
+
+    @property
+    def codes(self) -> dict[int, int]:
+        """Pixel value of each class id."""
+        ids = self.legend.ids.tolist()
+        return {i: c.id for i, c in zip(ids, self.classes, strict=True)}

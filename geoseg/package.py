@@ -11,7 +11,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from geoseg.errors import PackageError, explain
 from geoseg.legend import Legend  # noqa: TC001 - pydantic needs it at run time
@@ -145,6 +145,12 @@ class Card(Value):
     call_bytes_per_px: int | None = Field(
         default=None, ge=1, description="Memory of a network call over pixels of its patch, weights excluded"
     )
+    temperature: float | None = Field(
+        default=None,
+        gt=0,
+        description="Logits are divided by it before they become probabilities; classes stay as they are. "
+        "None: not measured, 1",
+    )
     weights_sha256: str = Field(
         pattern=r"^[0-9a-f]{64}$", description="Of the safetensors file, or of the ONNX file's graph"
     )
@@ -165,6 +171,16 @@ class Card(Value):
         if self.overlap_px >= self.patch_px:
             raise ValueError(f"overlap_px {self.overlap_px} must be smaller than patch_px {self.patch_px}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the temperature where there is none: a card from before there were any stays as it is."""
+        document: dict[str, Any] = write(self)
+        return (
+            document
+            if self.temperature is not None
+            else {k: v for k, v in document.items() if k != "temperature"}
+        )
 
     @property
     def band_names(self) -> tuple[str, ...]:

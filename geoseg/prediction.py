@@ -18,6 +18,7 @@ from geoseg.package import Card, read_card
 from geoseg.planning import Demands, is_global, plan_tiles
 from geoseg.raster.scene import geobox_of
 from geoseg.tiling import TILE_PX, TilePlan
+from geoseg.vector.options import Format, PolygonOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from geoseg.raster.aoi import Aoi
     from geoseg.raster.scene import Scene
     from geoseg.stitch import Confidence
+    from geoseg.vector.options import Tracing
 
 
 MOST_MEMBERS = 16
@@ -52,8 +54,8 @@ class PredictOptions:
     """What the confidence raster says; None: it is left out."""
     probabilities: bool = False
     """Write the probability of every class, too."""
-    polygons: bool = True
-    """Write the GeoPackage."""
+    polygons: PolygonOptions | None = field(default_factory=PolygonOptions)
+    """How polygons are made and written; None: they are left out."""
     mapping: Mapping = field(default_factory=Mapping)
 
     def __post_init__(self) -> None:
@@ -100,7 +102,22 @@ class Prediction:
             views=self.options.views,
             scale=1.0 if mapping.scale is None else mapping.scale,
             offset=mapping.offset,
+            temperature=self.card.temperature if len(self.cards) == 1 else None,
         )
+
+    @cached_property
+    def tracing(self) -> Tracing | None:
+        """How tiles are traced; None: not at all."""
+        if self.options.polygons is None:
+            return None
+        legend = self.card.legend
+        return self.options.polygons.on(self.geobox, nodata=legend.nodata, ids=legend.ids.tolist())
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """Files of polygons."""
+        polygons = self.options.polygons
+        return () if polygons is None else polygons.formats or ("gpkg",)
 
     @property
     def call_bytes(self) -> int | None:
@@ -151,7 +168,7 @@ class Prediction:
             "views": self.options.views,
             "confidence": self.options.confidence,
             "probabilities": self.options.probabilities,
-            "polygons": self.options.polygons,
+            "polygons": None if self.options.polygons is None else self.options.polygons.facts,
             "scale": mapping.scale,
             "offset": mapping.offset,
             "aoi": None if self.aoi is None else self.aoi.digest,
@@ -172,7 +189,7 @@ def prepare(
     if not 0 < len(paths) <= MOST_MEMBERS:
         raise UsageError(f"give 1 to {MOST_MEMBERS} model packages, not {len(paths)}")
     cards = tuple(read_card(path) for path in paths)
-    _require_one_legend(paths, cards)
+    require_one_legend(paths, cards)
     facts = facts_of(scene)
     for card in cards:
         require_match(card, facts, options.mapping)
@@ -187,7 +204,7 @@ def prepare(
         extent=None if aoi is None else aoi.extent,
     )
     names = tuple(dict.fromkeys(name for card in cards for name in card.band_names))
-    return Prediction(
+    prediction = Prediction(
         scene=scene.select(names),
         packages=tuple(path.resolve() for path in paths),
         cards=cards,
@@ -195,6 +212,9 @@ def prepare(
         options=options,
         aoi=aoi,
     )
+    if options.polygons is not None:
+        options.polygons.require_possible(prediction.geobox)
+    return prediction
 
 
 def demands_of(cards: Sequence[Card]) -> Demands:
@@ -208,7 +228,12 @@ def has_global_context(card: Card) -> bool:
     return is_global(card, unmeasured=known)
 
 
-def _require_one_legend(paths: Sequence[Path], cards: Sequence[Card]) -> None:
+def require_one_legend(paths: Sequence[Path], cards: Sequence[Card]) -> None:
+    """Returns when networks can vote.
+
+    Raises:
+        MismatchError: their classes differ.
+    """
     first = [(c.id, c.name) for c in cards[0].legend.classes]
     for path, card in zip(paths, cards, strict=True):
         if [(c.id, c.name) for c in card.legend.classes] != first:

@@ -146,9 +146,22 @@ class Tally:
         )
 
 
+def in_words(score: GridScore | None) -> str:
+    """The score and what it means, in one phrase."""
+    if score is None:
+        return "no two patches meet over data"
+    verdict = "the lattice of patches shows" if shows(score) else "the lattice of patches does not show"
+    return f"the class changes {score.ratio:.2f} times as often where patches meet as beside it: {verdict}"
+
+
+def shows(score: GridScore) -> bool:
+    """True where changes of class are so many more on the lattice, and so surely, that one can see it."""
+    return score.ratio >= _RATIO and score.z >= _Z
+
+
 def warning(score: GridScore | None) -> str | None:
     """What to tell the user where the lattice shows, else None."""
-    if score is None or score.ratio < _RATIO or score.z < _Z:
+    if score is None or not shows(score):
         return None
     return (
         f"the lattice of patches shows: the class changes {score.ratio:.1f} times as often where patches "

@@ -45,6 +45,8 @@ _MOST_CELLS = 4096
 """Of those with data, this many are enough to choose from."""
 _TRIES = 24
 """Places looked at for each one wanted."""
+_SPARE = 3
+"""Places looked for, for each patch of a sample: some may hold less data than the survey thought."""
 _STEPS = (0.7548776662466927, 0.5698402909980532)
 """1 / p and 1 / p**2 with p**3 = p + 1: multiples of these, modulo 1, fill a square evenly, however many."""
 
@@ -75,6 +77,16 @@ class Survey:
             )
         )
         return rows, cols
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Patches of a scene as a network gets them."""
+
+    pixels: NDArray[np.float32]
+    """(n, bands, height, width), normalised; 0 where there is no data."""
+    valid: NDArray[np.bool_]
+    """(n, height, width), True where all bands have data."""
 
 
 def survey(scene: Scene) -> Survey:
@@ -170,10 +182,11 @@ def sample_shape(plan: TilePlan, count: int) -> tuple[int, int]:
 
 def sample_patches(
     scene: Scene, card: Card, plan: TilePlan, count: int, *, mapping: Mapping | None = None
-) -> NDArray[np.float32]:
-    """Up to `count` patches (n, bands, height, width) of the scene, normalised as the network wants them.
+) -> Sample:
+    """Up to `count` patches of the scene, normalised as the network wants them.
 
-    They lie spread over where the scene has data, on the network's stride, and are the same every time.
+    They lie spread over where the scene has data, on the network's stride, and are the same every time. Each
+    has a pixel with data at least, and half of its pixels where there are places enough that do.
 
     Raises:
         SceneError: the scene cannot be read.
@@ -187,20 +200,38 @@ def sample_patches(
 
     windows = spread(
         survey(scene),
-        count,
+        _SPARE * count,
         wanted=plan.window,
         place=place,
         extent=lambda window: window.intersect(scene.window),
     )
-    mapping = mapping or Mapping()
-    batch = np.zeros((len(windows), len(card.bands), *shape), np.float32)
-    for patch, window in zip(batch, windows, strict=True):
-        inside = window.intersect(scene.window)
-        pixels = read_window(scene, inside)
-        scale = 1.0 if mapping.scale is None else mapping.scale
-        normal = normalise(pixels.values, pixels.valid, card.bands, scale=scale, offset=mapping.offset)
-        patch[(slice(None), *inside.slices(origin=window))] = normal
-    return batch
+    read: list[tuple[float, NDArray[np.float32], NDArray[np.bool_]]] = []
+    for window in windows:
+        read.append(_read_patch(scene, window, card, mapping or Mapping()))
+        if sum(share >= _GOOD for share, _, _ in read) >= count:
+            break
+    # The survey has seen few of the pixels: now all of them are known. Of equals, in order.
+    best = sorted((patch for patch in read if patch[0]), key=lambda patch: -min(patch[0], _GOOD))[:count]
+    return Sample(
+        pixels=np.array([pixels for _, pixels, _ in best], np.float32).reshape(-1, len(card.bands), *shape),
+        valid=np.array([valid for _, _, valid in best], np.bool_).reshape(-1, *shape),
+    )
+
+
+def _read_patch(
+    scene: Scene, window: Window, card: Card, mapping: Mapping
+) -> tuple[float, NDArray[np.float32], NDArray[np.bool_]]:
+    """How much of the patch within the scene is data, its normalised pixels, and which of them are valid."""
+    inside = window.intersect(scene.window)
+    found = read_window(scene, inside)
+    scale = 1.0 if mapping.scale is None else mapping.scale
+    pixels, valid = np.zeros((len(card.bands), *window.shape), np.float32), np.zeros(window.shape, np.bool_)
+    where = inside.slices(origin=window)
+    valid[where] = found.valid
+    pixels[(slice(None), *where)] = normalise(
+        found.values, found.valid, card.bands, scale=scale, offset=mapping.offset
+    )
+    return float(found.valid.mean()), pixels, valid
 
 
 def _start(middle: float, axis: Axis, length: int) -> int:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.errors import LabelError, PackageError, explain
+from geoseg.errors import PackageError, explain
 from geoseg.inference import DecidingPredictor, Member, normalise, segment_tile
 from geoseg.raster.read import read_window
 from geoseg.vector.area import pixel_areas
-from geoseg.vector.trace import trace_tile
+from geoseg.vector.tracing import trace_or_find_small
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from geoseg.raster.read import Pixels
     from geoseg.raster.scene import Scene
     from geoseg.tiling import Tile
+    from geoseg.vector.options import Tracing
     from geoseg.windows import Window
 
 
@@ -50,24 +51,13 @@ _SAMPLE_STEP = 4
 """Every so many rows and columns of the scene a pixel is looked at, to tell how its values are."""
 
 
-RUNTIME_NAMES = (
-    "torch",
-    "torch-folded",
-    "torch-compile",
-    "torch-bf16",
-    "torch-fp16",
-    "onnxruntime",
-    "openvino",
-)
-"""What can run a network; `geoseg.models.runtime` says what each needs. "torch" is the reference."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
     """How a worker runs the network."""
 
     name: str = "torch"
-    """One of RUNTIME_NAMES, or "auto": the fastest that labels a sample of the scene as torch does."""
+    """One of `geoseg.models.catalogue.RUNTIMES`, or "auto": the fastest that labels a sample of the scene as
+    the reference does."""
     device: str = "auto"
     """One of cpu, cuda, cuda:N, auto."""
     cores: int = 1
@@ -102,33 +92,13 @@ class PredictTask:
     request: Request
     runtime: Runtime
     store: PartStore
-    polygons: bool
-    """Whether to trace outlines."""
+    polygons: Tracing | None
+    """How outlines are traced; None: not at all."""
     aoi: Aoi | None = None
     """Where an answer is wanted; None: everywhere in the core."""
 
     def __str__(self) -> str:
         return f"{self.scene.name}, tile {self.tile.row}/{self.tile.col} ({self.tile.core})"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TraceTask:
-    """Everything a worker needs to trace one tile of a class raster that exists already."""
-
-    classes: Scene
-    """A single-band class raster."""
-    confidence: Scene | None
-    core: Window
-    row: int
-    col: int
-    nodata: int
-    """Value that is no class."""
-    nodata_is_declared: bool
-    """False: nobody said so, and a pixel that holds it is an error rather than silently left out."""
-    store: PartStore
-
-    def __str__(self) -> str:
-        return f"{self.classes.name}, tile {self.row}/{self.col} ({self.core})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,41 +167,14 @@ def predict_tile(task: PredictTask) -> TileDone:
         arrays["confidence"] = found.confidence
     if found.probabilities is not None:
         arrays["probabilities"] = found.probabilities
-    if task.polygons:
-        regions = trace_tile(
-            classes, confidence=found.confidence, pixel_area=areas, core=task.place, nodata=legend.nodata
+    if task.polygons is not None:
+        arrays |= trace_or_find_small(
+            classes, confidence=found.confidence, pixel_area=areas, core=task.place, how=task.polygons
         )
-        arrays |= regions.to_arrays()
     done = _summary(task.tile.row, task.tile.col, classes, areas, patches=found.patches, start=start)
     done = replace(done, **look)
     task.store.write(task.tile.row, task.tile.col, arrays | {DONE: done.to_array()})
     return done
-
-
-def trace_part(task: TraceTask) -> TileDone:
-    """Traces one tile of a class raster and stores its part."""
-    start = time.perf_counter()
-    pixels = read_window(task.classes, task.core)
-    values = pixels.values[0]
-    if not task.nodata_is_declared and (values[pixels.valid] == task.nodata).any():
-        raise LabelError(
-            explain(
-                f"the raster holds {task.nodata}, and nothing says what it means",
-                at=task,
-                expected="class ids 0 to 254, or a declared nodata value",
-                found=f"pixels of {task.nodata}",
-                change=f"If it is no class: gdal_edit.py -a_nodata {task.nodata}; else give it another id.",
-            )
-        )
-    classes = np.where(pixels.valid, values, task.nodata).astype(np.uint8)
-    confidence = None
-    if task.confidence is not None:
-        scored = read_window(task.confidence, task.core)
-        confidence = np.where(scored.valid, scored.values[0], 255).astype(np.uint8)
-    areas = pixel_areas(task.classes.geobox, task.core)
-    regions = trace_tile(classes, confidence=confidence, pixel_area=areas, core=task.core, nodata=task.nodata)
-    task.store.write(task.row, task.col, {"classes": classes} | regions.to_arrays())
-    return _summary(task.row, task.col, classes, areas, patches=0, start=start)
 
 
 def load_members(task: PredictTask) -> tuple[Legend, list[Member]]:
@@ -287,6 +230,7 @@ def _summary(
     patches: int,
     start: float,
 ) -> TileDone:
+    """The record of a tile that holds `classes`, begun at `start` (`time.perf_counter`)."""
     pixels, area_m2 = tally(classes, areas)
     seconds = time.perf_counter() - start
     return TileDone(row=row, col=col, pixels=pixels, area_m2=area_m2, patches=patches, seconds=seconds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import os
+import shutil
 import time
 from bisect import bisect_right
 from dataclasses import dataclass, replace
@@ -21,12 +22,13 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from geoseg import jobs
-from geoseg.execute import open_executor, run_tasks
+from geoseg.execute import InlineExecutor, open_executor, run_tasks
+from geoseg.outlining import clean
 from geoseg.products import Product
 from geoseg.regions import EDGE_NAMES
 from geoseg.survey import spread, survey
 from geoseg.tasks import load_members, predict_tile
-from geoseg.vector.trace import trace_tile
+from geoseg.vector.tracing import trace_or_find_small
 from geoseg.windows import Window
 
 if TYPE_CHECKING:
@@ -117,27 +119,38 @@ class Job:
     @property
     def regions(self) -> tuple[int, float]:
         """Regions of one class, and as many if those that reach a side, and go on beyond, count half."""
-        if not self.prediction.options.polygons:
+        if self.prediction.options.polygons is None:
             return 0, 0.0
-        arrays = self.product.parts.read(0, 0, "class_id", *EDGE_NAMES)
+        self._clean()
+        arrays = jobs.outlined_parts(self.prediction, self.product).read(0, 0, "class_id", *EDGE_NAMES)
         touching = np.unique(np.concatenate([arrays[name][0] for name in EDGE_NAMES]))
         count = len(arrays["class_id"])
         return count, count - int(np.count_nonzero(touching)) / 2
 
     @property
     def part_bytes(self) -> int:
-        """Of what its tile left on disk."""
-        return self.product.parts.path(0, 0).stat().st_size
+        """Of what its tile left on disk, after the minimum mapping unit, too."""
+        stores = (self.product.parts, self.product.clean_stores.cleaned)
+        paths = (store.path(0, 0) for store in stores)
+        return sum(path.stat().st_size for path in paths if path.exists())
 
     def write(self) -> Written:
         """Make its product, and forget it."""
+        shutil.rmtree(self.product.clean_stores.cleaned.folder, ignore_errors=True)
         start = time.perf_counter()
+        self._clean()
         jobs.write_products(self.prediction, self.product, lambda _what, _done, _total: None)
         outputs = self.product.outputs()
         seconds = time.perf_counter() - start
         for output in outputs:
             (self.product.folder / output.path).unlink()
         return Written(seconds=seconds, size={output.kind: output.bytes for output in outputs})
+
+    def _clean(self) -> None:
+        """The minimum mapping unit, if there is one and it has not been done."""
+        tasks = jobs.clean_tasks(self.prediction, self.product)
+        if tasks:
+            clean(tasks, InlineExecutor(), lambda: 1, on_done=lambda _finished: None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,12 +339,10 @@ def store_little(job: Job) -> None:
     legend = job.prediction.card.legend
     classes = np.full((1, 1), legend.classes[0].id, np.uint8)
     scores = np.zeros((len(legend), 1, 1), np.uint8)
-    regions = trace_tile(
-        classes,
-        confidence=scores[0],
-        pixel_area=np.ones((1, 1)),
-        core=Window(0, 0, 1, 1),
-        nodata=legend.nodata,
-    )
-    arrays = {"classes": classes, "confidence": scores[0], "probabilities": scores} | regions.to_arrays()
+    arrays = {"classes": classes, "confidence": scores[0], "probabilities": scores}
+    how = job.prediction.tracing
+    if how is not None:
+        arrays |= trace_or_find_small(
+            classes, confidence=scores[0], pixel_area=np.ones((1, 1)), core=Window(0, 0, 1, 1), how=how
+        )
     job.product.parts.write(0, 0, arrays)

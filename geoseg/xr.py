@@ -101,6 +101,7 @@ def segment(
         blend=plan.blend,
         scale=1.0 if declared.scale is None else declared.scale,
         offset=declared.offset,
+        temperature=card.temperature,
     )
     network = Runtime(name=runtime, cores=cores)
     both = _lazy(cube, plan, request, model.path.absolute(), network)

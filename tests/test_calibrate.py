@@ -19,8 +19,12 @@ from geoseg.models import runtime as runtimes
 from geoseg.package import read_card
 from geoseg.prediction import PredictOptions, prepare
 from geoseg.raster.scene import open_scene
+from geoseg.sieve import Area
 from geoseg.tasks import Runtime
 from geoseg.trial import makespan
+from geoseg.vector.options import PolygonOptions, Tracing
+from geoseg.vector.tracing import trace_or_find_small
+from geoseg.windows import Window
 
 
 def simulated(work: list[int], slots: int, servers: int) -> float:
@@ -73,6 +77,19 @@ def slow(monkeypatch):
         monkeypatch.setattr(runtimes, "load_predictor", lambda path, **_: (read_card(path), network))
 
     return install
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _loops_are_loaded() -> None:
+    """The calibration and the job share this process, where only the first would wait for numba."""
+    one = Window(0, 0, 1, 1)
+    trace_or_find_small(
+        np.zeros((1, 1), np.uint8),
+        confidence=None,
+        pixel_area=np.ones((1, 1)),
+        core=one,
+        how=Tracing(scene=one, nodata=255),
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -152,9 +169,14 @@ def test_one_thread_and_few_patches(land, package, slow, tmp_path) -> None:
     "options",
     [
         {"blend": True},
-        {"polygons": False, "confidence": None},
+        {"polygons": None, "confidence": None},
         {"probabilities": True, "confidence": "margin"},
         {"views": "flips"},
+        {
+            "polygons": PolygonOptions(
+                min_area=Area(value=6.0, unit="px"), smooth=True, formats=("gpkg", "fgb")
+            )
+        },
     ],
 )
 def test_every_kind_of_product_is_measured(land, package, slow, tmp_path, options) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from geoseg.errors import PackageError
 from geoseg.legend import Legend, LegendClass
 from geoseg.package import Architecture, Band, Card, Graph, read_card
 from geoseg.raster.scene import open_scene
-from geoseg.survey import sample_patches
+from geoseg.survey import Sample, sample_patches
 from geoseg.tiling import Lattice, TilePlan
 
 
@@ -48,7 +49,8 @@ def card_with(**changes: object) -> Card:
 
 
 CARD = card_with()
-SAMPLE = np.random.default_rng(0).normal(size=(4, 1, 100, 100)).astype(np.float32)
+PIXELS = np.random.default_rng(0).normal(size=(4, 1, 100, 100)).astype(np.float32)
+SAMPLE = Sample(pixels=PIXELS, valid=np.ones((4, 100, 100), bool))
 
 
 class Fake:
@@ -90,9 +92,9 @@ def loader(fakes):
     return load
 
 
-def contest(fakes, *, card=CARD, tmp_path=None, load=None):
+def contest(fakes, *, card=CARD, tmp_path=None, load=None, sample=SAMPLE):
     return choose_runtime(
-        tmp_path, card, SAMPLE, device="cpu", cores=2, load=load or loader(fakes), runtimes=list(fakes)
+        tmp_path, card, sample, device="cpu", cores=2, load=load or loader(fakes), runtimes=list(fakes)
     )
 
 
@@ -114,13 +116,28 @@ def test_the_fastest_that_agrees_is_chosen_and_everybody_is_told_of() -> None:
     assert "0.020 %" in wrong.problem
     assert wrong.mpx_per_s > fast.mpx_per_s, "it is timed all the same"
     assert (slower.differs, slower.problem) == (1e-4, None)
-    assert slower.max_difference == pytest.approx(2 * abs(SAMPLE.reshape(4, -1)[:, 0]).max(), abs=0.3)
+    assert slower.max_difference == pytest.approx(2 * abs(PIXELS.reshape(4, -1)[:, 0]).max(), abs=0.3)
     # Two calls at once, each of a patch of 0.01 Mpx.
     assert reference.mpx_per_s == pytest.approx(2 * 0.01 / 0.02, rel=0.4)
     assert fast.mpx_per_s < 2 * 0.01 / 0.004
     assert "times as fast as torch" in chosen.reason
     assert chosen.sample_px == 40_000
     assert Choice.model_validate_json(chosen.model_dump_json()) == chosen
+
+
+def test_only_valid_pixels_count() -> None:
+    """Where there is no data all answer alike, or not, and nobody cares."""
+    quarter, corner = np.zeros((4, 100, 100), bool), np.zeros((4, 100, 100), bool)
+    quarter[:, :25] = True
+    corner[:, 50:, 50:] = True
+    fakes = {"torch": Fake(0.02), "onnxruntime": Fake(0.002, wrong=1)}  # in each patch, the first pixel
+    everywhere = contest(fakes)
+    assert (everywhere.name, everywhere.trials[1].differs) == ("onnxruntime", 1e-4)
+    diluted = contest(fakes, sample=Sample(pixels=PIXELS, valid=quarter), card=card_with(licence="a"))
+    assert (diluted.name, diluted.trials[1].differs, diluted.sample_px) == ("torch", 4e-4, 10_000)
+    elsewhere = contest(fakes, sample=Sample(pixels=PIXELS, valid=corner), card=card_with(licence="b"))
+    assert (elsewhere.name, elsewhere.trials[1].differs) == ("onnxruntime", 0)
+    assert elsewhere.trials[1].max_difference == 0
 
 
 def test_a_runtime_that_takes_one_call_at_a_time_is_timed_so() -> None:
@@ -215,7 +232,7 @@ def test_an_entry_of_another_form_is_as_good_as_none(monkeypatch) -> None:
 def test_a_device_that_decides_is_timed_deciding() -> None:
     class Deciding(Fake):
         def decide(self, batch, confidence):
-            assert (batch.shape, confidence) == (SAMPLE.shape, "probability")
+            assert (batch.shape, confidence) == (PIXELS.shape, "probability")
             time.sleep(0.001)
 
     chosen = contest({"torch": Fake(0.01), "torch-fp16": Deciding(0.05)})
@@ -231,7 +248,7 @@ def test_only_jobs_that_outweigh_a_contest_have_one(make_scene, package, monkeyp
 
     def hold(function, _package, _card, sample, **options):
         assert function is choose_runtime
-        held.append((sample.shape, options))
+        held.append((sample.pixels.shape, options))
         return Choice(name="openvino", reason="because")
 
     monkeypatch.setattr(choice_module, "run_apart", hold)
@@ -246,11 +263,23 @@ def test_only_jobs_that_outweigh_a_contest_have_one(make_scene, package, monkeyp
     assert choose_for(scene, package, card, plan, device="cpu", cores=2) == remembered
 
 
+def test_a_scene_of_hardly_any_data_has_no_contest(make_raster, package, monkeypatch) -> None:
+    values = np.zeros((3, 300, 300), np.uint8)
+    values[:, 100:150, 100:150] = 9
+    scene = open_scene(make_raster(values, nodata=0, descriptions=("red", "green", "blue")))
+    plan = TilePlan(lattice=Lattice.of((300, 300), patch_px=64, overlap_px=0, stride_px=32), tile_px=64)
+    monkeypatch.setattr(choice_module, "_WORTH_PX", 0)
+    monkeypatch.setattr(choice_module, "run_apart", None)
+    chosen = choose_for(scene, package, read_card(package), plan, device="cpu", cores=1)
+    assert chosen.name == "torch"
+    assert re.search(r"holds [1-9],?\d* valid pixels only", chosen.reason)
+
+
 def test_a_contest_that_dies_does_not_take_the_job_with_it(
     make_scene, package, tmp_path, monkeypatch
 ) -> None:
-    scene, card = open_scene(make_scene((100, 100))), read_card(package)
-    plan = TilePlan(lattice=Lattice.of((100, 100), patch_px=64, overlap_px=0, stride_px=32), tile_px=64)
+    scene, card = open_scene(make_scene((150, 150))), read_card(package)
+    plan = TilePlan(lattice=Lattice.of((150, 150), patch_px=64, overlap_px=0, stride_px=32), tile_px=64)
     monkeypatch.setattr(choice_module, "_WORTH_PX", 0)
     chosen = choose_for(scene, tmp_path / "gone", card, plan, device="cpu", cores=1)
     assert chosen.name == "torch"

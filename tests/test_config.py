@@ -70,7 +70,7 @@ def test_a_good_file(written) -> None:
             "4:28: legend.classes.1.colour: unknown key; did you mean 'color'?",
         ),
         ("remap:", "remep:", "8:34: scenes.0.labels.remep: unknown key; did you mean 'remap'?"),
-        ("seed:", "xyz:", "15:33: training.xyz: unknown key; valid keys are augment, balanced, batch_size,"),
+        ("seed:", "xyz:", "15:33: training.xyz: unknown key; valid keys are accumulate, augment, balanced,"),
         ("training:", "trainig:", "15:1: trainig: unknown key; did you mean 'training'?"),
         (
             "learning_rate: 1e-3",
@@ -106,6 +106,11 @@ def test_a_good_file(written) -> None:
             "training: {",
             "inference: {patch_px: half}\ntraining: {",
             "15:23: inference.patch_px: should be `auto` or a number of pixels, 1 to 65536",
+        ),
+        (
+            "seed: 012",
+            "loss: {cross_entropy: 0}",
+            "15:39: training.loss: at least one term needs a weight over 0",
         ),
         ("seed: 012", "minutes: .inf", "15:42: training.minutes: Input should be a finite number"),
     ],

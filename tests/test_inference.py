@@ -325,7 +325,7 @@ def test_a_predictor_that_decides_itself_is_asked_to() -> None:
         def __call__(self, batch):
             raise AssertionError("scores must stay on the device")
 
-        def decide(self, batch, confidence):
+        def decide(self, batch, confidence, temperature=None):
             decisions = [decide(s, confidence=confidence) for s in pooling_network(batch)]
             return np.stack([d.index for d in decisions]), np.stack([d.confidence for d in decisions])
 

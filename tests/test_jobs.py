@@ -14,8 +14,9 @@ import numpy as np
 import pyogrio
 import pytest
 import rasterio
+from rasterio.features import rasterize
 
-from geoseg import jobs, tasks
+from geoseg import jobs, outlining, tasks
 from geoseg.errors import ExecutionError, OutputError, SceneError, UsageError
 from geoseg.execute import Execution
 from geoseg.files import sha256
@@ -23,8 +24,12 @@ from geoseg.manifest import read_manifest
 from geoseg.matching import Mapping
 from geoseg.models.runtime import load_predictor
 from geoseg.prediction import PredictOptions, prepare
+from geoseg.raster.aoi import Aoi
 from geoseg.raster.scene import open_scene
+from geoseg.sieve import parse_area
 from geoseg.stitch import CONFIDENCE_NODATA
+from geoseg.vector.options import PolygonOptions, parse_distance
+from geoseg.windows import Window
 
 PATCH, OVERLAP, STRIDE = 64, 32, 32
 """Of the package."""
@@ -154,7 +159,7 @@ def test_leaving_products_out_leaves_them_out(make_scene, package, tmp_path) -> 
     scene, out = make_scene(), tmp_path / "out"
     run(scene, package, out)
     assert (out / "scene.gpkg").exists()
-    outcome = run(scene, package, out, overwrite=True, confidence=None, polygons=False)
+    outcome = run(scene, package, out, overwrite=True, confidence=None, polygons=None)
     assert outcome.manifest.polygons is None
     names = ["scene_classes.qml", "scene_classes.tif", "scene_classes.tif.aux.xml", "scene_manifest.json"]
     assert sorted(p.name for p in out.iterdir()) == names
@@ -175,6 +180,112 @@ def test_products_depend_neither_on_tile_size_nor_on_executor(make_scene, packag
         assert np.array_equal(confidence, one[1])
         assert features(out) == polygons
     assert product_bytes(tmp_path / "b") == product_bytes(tmp_path / "d")
+
+
+GENERAL = PolygonOptions(
+    connectivity=8,
+    min_area=parse_area("0.2ha"),
+    simplify=parse_distance("15m"),
+    smooth=True,
+    class_fractions=True,
+    formats=("gpkg", "parquet"),
+)
+
+
+def cleaned(out: Path) -> np.ndarray:
+    with rasterio.open(out / "scene_classes_mmu.tif") as dataset:
+        return dataset.read(1)
+
+
+def test_cleaned_and_generalised_polygons_do_not_depend_on_tiles_or_executor(
+    make_scene, package, tmp_path
+) -> None:
+    scene = make_scene((150, 170))
+    run(scene, package, tmp_path / "one", polygons=None)
+    whole = run(scene, package, tmp_path / "a", polygons=GENERAL)
+    outlined = {row.id: row for row in whole.manifest.outlined}
+    found = pyogrio.read_dataframe(tmp_path / "a" / "scene.gpkg", layer="landuse")
+    after = cleaned(tmp_path / "a")
+    assert whole.manifest.polygons == len(found) > 5
+    assert found.area_m2.min() > 1000
+    assert (after != pixels(tmp_path / "a")[0]).any()
+    for name, tile_px, execution in (
+        ("b", 70, Execution(threads=3)),
+        ("c", 70, Execution(workers=1)),
+        ("d", 33, Execution(threads=1)),
+    ):
+        out = tmp_path / name
+        outcome = run(scene, package, out, execution=execution, tile_px=tile_px, polygons=GENERAL)
+        assert outcome.manifest.plan["tiles"] > 1
+        assert outcome.manifest.outlined == whole.manifest.outlined
+        # The class raster is what the network said; the other one is what the polygons say.
+        assert np.array_equal(pixels(out)[0], pixels(tmp_path / "one")[0])
+        assert np.array_equal(cleaned(out), after)
+        assert features(out) == features(tmp_path / "a")
+    assert product_bytes(tmp_path / "b") == product_bytes(tmp_path / "c")
+    counts = {i: int((after == i).sum()) for i in outlined}
+    assert {i: row.pixels for i, row in outlined.items()} == counts
+    assert sum(counts.values()) == whole.manifest.counts.valid
+    kinds = {o.kind for o in whole.manifest.outputs}
+    assert kinds >= {"cleaned", "cleaned_names", "cleaned_style", "polygons", "parquet"}
+
+
+def test_polygons_of_a_part_are_cleaned_in_its_own_pixels(make_scene, package, tmp_path) -> None:
+    path = make_scene((150, 170))
+    scene = open_scene(path)
+    aoi = Aoi(extent=Window(41, 23, 90, 111))
+    options = PredictOptions(polygons=PolygonOptions(min_area=parse_area("20px")), tile_px=40)
+    jobs.predict(prepare(scene, package, options, aoi=aoi), tmp_path / "out")
+    after = cleaned(tmp_path / "out")
+    frame = pyogrio.read_dataframe(tmp_path / "out" / "scene.gpkg", layer="landuse")
+    with rasterio.open(tmp_path / "out" / "scene_classes.tif") as dataset:
+        burnt = np.full(dataset.shape, 255, np.uint8)
+        shapes = zip(frame.geometry, frame.class_id, strict=True)
+        rasterize(shapes, out=burnt, transform=dataset.transform)
+        valid = dataset.read(1) != 255
+    assert np.array_equal(burnt, after)
+    assert np.array_equal(after != 255, valid)
+
+
+def test_a_run_cut_off_while_cleaning_goes_on(make_scene, package, tmp_path, monkeypatch) -> None:
+    scene, out = make_scene(), tmp_path / "out"
+    run(scene, package, tmp_path / "undisturbed", tile_px=40, polygons=GENERAL)
+    original, left = outlining.clean_tile, [3]
+
+    def clean_tile(task):
+        left[0] -= 1
+        if left[0] < 0:
+            raise ZeroDivisionError("out of luck")
+        return original(task)
+
+    monkeypatch.setattr(outlining, "clean_tile", clean_tile)
+    serial = Execution(threads=1)
+    with pytest.raises(ExecutionError, match=r"a tile failed: scene, tile \d/\d .*out of luck"):
+        run(scene, package, out, tile_px=40, polygons=GENERAL, execution=serial)
+    monkeypatch.undo()
+    assert len(list(out.glob(".scene-*.work/cleaned/*.npz"))) == 3
+    outcome = run(scene, package, out, tile_px=40, polygons=GENERAL)
+    assert outcome.reused_tiles == outcome.manifest.plan["tiles"]
+    assert product_bytes(out) == product_bytes(tmp_path / "undisturbed")
+
+
+def test_files_another_product_had_go_and_those_of_others_stay(make_scene, package, tmp_path) -> None:
+    scene, out = make_scene((70, 60)), tmp_path / "out"
+    out.mkdir()
+    (out / "scene.geojson").write_text("my area of interest")
+    formats = PolygonOptions(formats=("gpkg", "fgb"), min_area=parse_area("4px"))
+    run(scene, package, out, polygons=formats)
+    assert {"scene.fgb", "scene.gpkg", "scene_classes_mmu.tif"} <= {p.name for p in out.iterdir()}
+    run(scene, package, out, polygons=PolygonOptions(formats=("parquet",)), overwrite=True)
+    assert {p.name for p in out.iterdir() if "classes" not in p.name} == {
+        "scene.geojson", "scene.parquet", "scene_confidence.tif", "scene_manifest.json"
+    }  # fmt: skip
+    assert not list(out.glob("*_mmu*"))
+    with pytest.raises(OutputError, match=r"scene\.geojson"):
+        (out / "scene_manifest.json").unlink()
+        (out / "scene_classes.tif").unlink()
+        (out / "scene_confidence.tif").unlink()
+        run(scene, package, out, polygons=PolygonOptions(formats=("geojson",)))
 
 
 def test_larger_batches_change_no_more_than_the_rounding_of_sums(make_scene, package, tmp_path) -> None:
@@ -348,7 +459,11 @@ def test_job_ids_tell_jobs_apart(make_scene, package) -> None:
     different = [
         {}, {"tile_px": 64}, {"patch_px": 128}, {"overlap_px": 0}, {"blend": True}, {"confidence": "margin"},
         {"confidence": None}, {"probabilities": True}, {"views": "flips"},
-        {"polygons": False},
+        {"polygons": None}, {"polygons": PolygonOptions(connectivity=8)},
+        {"polygons": PolygonOptions(min_area=parse_area("5px"))},
+        {"polygons": PolygonOptions(simplify=parse_distance("5px"))},
+        {"polygons": PolygonOptions(smooth=True)},
+        {"polygons": PolygonOptions(crs="EPSG:3035")}, {"polygons": PolygonOptions(formats=("fgb",))},
         {"mapping": Mapping(scale=2.0)}, {"mapping": Mapping(scale=1, offset=3)},
     ]  # fmt: skip
     ids = [job(**options) for options in different]

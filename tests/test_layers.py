@@ -12,17 +12,29 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "geoseg"
 
 PURE = (
-    "files value tiling planning stitch regions metrics seams config onnxfile package matching manifest "
-    "cache apart"
+    "files value tiling planning stitch regions labelling adjacency dissolve sieve metrics seams config "
+    "onnxfile package matching manifest cache scratch apart units"
 )
 LAYERS = {
     0: {"errors", "legend", "windows"},
     1: set(PURE.split()),
     2: {"raster", "vector", "models"},
-    3: {"facts", "inference", "survey", "choice", "data", "execute", "tasks", "assemble", "products"},
+    3: {
+        "facts",
+        "inference",
+        "survey",
+        "choice",
+        "data",
+        "execute",
+        "tasks",
+        "outlining",
+        "assemble",
+        "products",
+    },
     4: {
         "train",
-        "evaluate",
+        "accuracy",
+        "evaluation",
         "jobs",
         "prediction",
         "findings",
@@ -38,7 +50,7 @@ LAYER = {module: layer for layer, modules in LAYERS.items() for module in module
 
 HEAVY = {
     0: {"numpy", "affine"},
-    1: {"numpy", "affine", "pydantic", "odc", "ruamel", "scipy"},
+    1: {"numpy", "affine", "pydantic", "odc", "ruamel", "scipy", "numba"},
 }
 FORBIDDEN = {
     "raster": {"torch", "torchvision", "segmentation_models_pytorch", "dask", "distributed"},
@@ -92,6 +104,7 @@ def test_imports_go_one_way(module: str, path: Path) -> None:
         assert roots <= HEAVY[LAYER[module]], f"{module} may not import {roots - HEAVY[LAYER[module]]}"
     assert not roots & FORBIDDEN.get(module, set())
     assert module in KNOW_DASK or not roots & {"dask", "distributed"}
+    assert "numba" not in roots or roots <= {"numba", "numpy", "affine"}, f"{path} compiles, and more"
 
 
 def test_the_forbidden_lists_name_modules_that_exist() -> None:
@@ -107,7 +120,14 @@ def test_cheap_commands_load_neither_torch_nor_dask(arguments: str, make_scene, 
     run = f"from geoseg.cli.main import main; main({arguments.split()!r}, standalone_mode=False)"
     script = (
         f"import sys, geoseg\n{run if arguments else ''}\n"
-        "print(sorted({'torch', 'dask.array', 'distributed'} & set(sys.modules)))\n"
+        "print(sorted({'torch', 'dask.array', 'distributed', 'numba'} & set(sys.modules)))\n"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_numba_waits_until_something_is_traced() -> None:
+    script = (
+        "import sys, geoseg.jobs, geoseg.polygonize, geoseg.outlining\nassert 'numba' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

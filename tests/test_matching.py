@@ -4,7 +4,7 @@ import pytest
 
 from geoseg.errors import MismatchError, PackageError
 from geoseg.legend import Legend
-from geoseg.matching import Mapping, SceneFacts, mismatches, require_match
+from geoseg.matching import Mapping, SceneFacts, mismatches, require_match, similar
 from geoseg.package import Architecture, Band, Card, GsdRange, read_card
 
 
@@ -44,6 +44,33 @@ def test_every_reason_is_given_at_once_with_its_remedy(card) -> None:
     assert "--scale" in message
     assert "Expected 5 to 20 m; found 0.3 m" in message
     assert "--any-gsd" in message
+
+
+@pytest.mark.parametrize(
+    ("missing", "there", "expected"),
+    [
+        (["nir"], ["red", "nri", "swir"], {"nir": "nri"}),
+        (["green", "red"], ["gren", "Red", "reds"], {"green": "gren", "red": "Red"}),
+        (["B2", "B12"], ["B02", "B12A"], {"B2": "B02"}),
+        (["B2"], ["B12", "B3", "band_1"], {}),
+        (["B8A"], ["B8", "b08a"], {"B8A": "b08a"}),
+        (["nir", "nir_2"], ["NIR"], {"nir": "NIR"}),
+        (["red_edge"], ["rededge", "red", "red_edge_1"], {"red_edge": "rededge"}),
+        (["blue"], ["b1", "b2"], {}),
+    ],
+)
+def test_names_that_were_meant_are_found(missing, there, expected) -> None:
+    assert similar(missing, there) == expected
+
+
+def test_a_typo_in_a_band_name_is_named(card) -> None:
+    [reason] = mismatches(card, facts(band_names=("blue", "red", "nri")), Mapping())
+    assert "found blue, red, nri. The nearest there is nri for nir. Name the file's 3 bands" in reason
+    for names in (("b1", "b2", "b3"), ("red", "rad", "blue")):
+        [reason] = mismatches(card, facts(band_names=names), Mapping())
+        assert "The nearest" not in reason
+    [reason] = mismatches(card, facts(band_names=("nir", "rad", "blue")), Mapping())
+    assert "The nearest there is rad for red. " in reason
 
 
 def test_too_few_bands_is_said_so(card) -> None:

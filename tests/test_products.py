@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -20,7 +27,8 @@ from rio_cogeo import cog_validate
 
 from geoseg import jobs
 from geoseg.errors import OutputError
-from geoseg.manifest import read_manifest
+from geoseg.files import unclaimed
+from geoseg.manifest import Counts, Manifest, differences, read_manifest
 from geoseg.prediction import PredictOptions, prepare
 from geoseg.products import Product
 from geoseg.raster.scene import open_scene
@@ -108,7 +116,8 @@ def test_the_geopackage_has_columns_index_and_a_default_style(product, legend) -
     path = product / "scene.gpkg"
     info = pyogrio.read_info(path, layer="landuse")
     assert list(info["fields"]) == [
-        "class_id", "class_name", "area_m2", "pixels", "mean_confidence", "region_id"
+        "region_id", "class_id", "class_name", "area_m2", "perimeter_m", "pixels", "mean_confidence",
+        "min_confidence",
     ]  # fmt: skip
     assert info["geometry_type"] == "Polygon"
     assert info["crs"] == "EPSG:4326"
@@ -119,7 +128,7 @@ def test_the_geopackage_has_columns_index_and_a_default_style(product, legend) -
             "SELECT f_table_name, f_geometry_column, useAsDefault, styleQML, styleSLD FROM layer_styles"
         ).fetchall()
         kinds = dict(base.execute("SELECT table_name, data_type FROM gpkg_contents"))
-    assert kinds == {"landuse": "features", "layer_styles": "attributes"}
+    assert kinds == {"landuse": "features", "layer_styles": "attributes", "class_summary": "attributes"}
     [(table, column, is_default, qml, sld)] = styles
     assert (table, column, is_default) == ("landuse", "geom", 1)
     for text in (qml, sld):
@@ -163,6 +172,9 @@ def test_numbers_of_each_polygon_are_those_of_its_pixels(polygons, product, clas
     total = np.bincount(regions.ravel(), weights=confidence.ravel(), minlength=len(polygons) + 1)[1:]
     assert np.array_equal(pixels, polygons.pixels)
     assert np.allclose(total / pixels, polygons.mean_confidence)
+    lowest = np.full(len(polygons) + 1, 255)
+    np.minimum.at(lowest, regions.ravel(), confidence.ravel())
+    assert np.array_equal(lowest[1:], polygons.min_confidence)
     assert np.array_equal(regions == 0, classes == 255)
     ids = np.concatenate([[255], polygons.class_id])
     assert np.array_equal(ids[regions], classes)
@@ -203,6 +215,170 @@ def test_temporary_files_of_a_killed_run_are_swept_and_others_are_not(tmp_path) 
         (tmp_path / name).write_text("")
     new_product(tmp_path).reopen()
     assert {p.name for p in tmp_path.iterdir()} == set(others)
+
+
+SCENE = {
+    "files": ["/a.tif"], "bands": ["red"], "shape": [90, 80], "transform": [10.0, 0.0, 0.0, 0.0, -10.0, 0.0],
+    "crs": "EPSG:32631", "dtype": "uint8", "fingerprint": "1",
+}  # fmt: skip
+FACTS = {
+    "scene": SCENE,
+    "package": {"folder": "/models/a", "fingerprint": "2"},
+    "plan": {"patch_px": 64, "tile_px": 4096, "blend": False, "window": [0, 0, 90, 80], "tiles": 1},
+    "options": {"blend": False, "views": "one", "confidence": "margin", "aoi": None, "runtime": "auto"},
+}
+
+
+def manifest_of(facts: dict, *, job: str = "b" * 64) -> Manifest:
+    return Manifest(
+        job=job, created="2026-11-20T10:00:00+00:00", **facts, execution={}, versions={"geoseg": "0.0.7"},
+        counts=Counts(valid=1, nodata=0, classes=()), polygons=None, seconds={}, outputs=(),
+    )  # fmt: skip
+
+
+def changed(**changes: dict) -> dict:
+    return {key: facts | changes.get(key, {}) for key, facts in FACTS.items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"plan": {"tile_px": 64, "tiles": 4}, "options": {"views": "all", "confidence": None}},
+            [
+                "--tile-size: 4096 there, 64 now",
+                "--tta: one there, all now",
+                "--confidence: margin there, none now",
+            ],
+        ),
+        ({"plan": {"blend": True}, "options": {"blend": True}}, ["--stitch: no there, yes now"]),
+        (
+            {"plan": {"window": [0, 0, 9, 9]}, "options": {"aoi": "f00"}},
+            ["--aoi or --bbox: another area"],
+        ),
+        (
+            {"scene": {"fingerprint": "7"}},
+            ["the scene: its files have changed since, or --nodata or --resampling is another"],
+        ),
+        (
+            {
+                "scene": {"files": ["/b.tif"], "shape": [9, 9], "fingerprint": "7"},
+                "plan": {"window": [0, 0, 9, 9]},
+            },
+            [
+                "the scene's files: /a.tif there, /b.tif now",
+                "the scene's shape: 90, 80 there, 9, 9 now",
+            ],
+        ),
+        ({"package": {"fingerprint": "8"}}, ["the model: it has changed since in /models/a"]),
+        (
+            {"package": {"others": [{"folder": "/models/c", "fingerprint": "8"}]}},
+            ["the model: /models/a there, /models/a, /models/c now"],
+        ),
+        ({"options": {"polygons": {"min_area": 3}}}, ["--no-polygons: none there, {'min_area': 3} now"]),
+        ({}, ["nothing that is recorded; it was made by geoseg 0.0.7"]),
+    ],
+)
+def test_what_another_job_did_otherwise_is_told(changes, told) -> None:
+    assert differences(manifest_of(FACTS), changed(**changes)) == told
+
+
+def test_options_inside_options_are_compared_one_by_one() -> None:
+    one, other = (changed(options={"polygons": {"a": 1, "min_area": size}}) for size in (3, 4))
+    assert differences(manifest_of(one), other)[0].endswith(": 3 there, 4 now")
+
+
+def test_the_product_of_another_job_is_not_replaced_and_compared(tmp_path) -> None:
+    (tmp_path / "scene_manifest.json").write_text(manifest_of(FACTS).to_json())
+    mine = Product(folder=tmp_path, stem="scene", job="a" * 64, facts=changed(plan={"tile_px": 64}))
+    told = r"job, b{12} of 2026-11-20.*, which differs in --tile-size: 4096 there, 64 now\. Give --overwrite"
+    with pytest.raises(OutputError, match=told):
+        mine.finished()
+    with pytest.raises(OutputError, match=r"of another job, b{12} of 2026-11-20T10:00:00\+00:00\. Give"):
+        new_product(tmp_path).finished()
+
+
+def leave(product: Product, *, days: float = 0) -> Path:
+    """What an interrupted run leaves, last changed so many days ago; returns its folder."""
+    part = product.parts.path(0, 0)
+    part.parent.mkdir(parents=True)
+    part.write_text("a part")
+    for path in (part, part.parent, product.work):
+        os.utime(path, (time.time() - 86400 * days,) * 2)
+    return product.work
+
+
+def test_a_finished_product_removes_what_interrupted_runs_of_other_jobs_left(tmp_path) -> None:
+    mine = new_product(tmp_path)
+    dead, running, here, unknown, old, elsewhere, old_elsewhere = (
+        new_product(tmp_path, job=letter * 64) for letter in "bcdef01"
+    )
+    for product in (dead, elsewhere, old_elsewhere):
+        with product.claimed():
+            leave(product)
+    (elsewhere.work / "claim").write_text("another machine")
+    (old_elsewhere.work / "claim").write_text("another machine")
+    for path in old_elsewhere.work.rglob("*"):
+        os.utime(path, (0, 0))
+    os.utime(old_elsewhere.work, (0, 0))
+    leave(unknown, days=1)
+    leave(old, days=8)
+    names = (f".scene-2-{'a' * 16}.work", ".scene-north.work", f"scene-{'a' * 16}.work")
+    not_ours = [tmp_path / name for name in names]
+    for folder in not_ours:
+        folder.mkdir()
+        os.utime(folder, (0, 0))
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom geoseg.products import Product\n"
+        "p = Product(folder=Path(sys.argv[1]), stem='scene', job='c' * 64, attempt='c' * 64)\n"
+        "with p.claimed():\n    p.parts.folder.mkdir()\n    print('ready', flush=True)\n    input()\n"
+    )
+    command, pipe = [sys.executable, "-c", script, str(tmp_path)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+        with here.claimed(), mine.claimed():
+            leave(here)
+            leave(mine)
+            mine.complete(manifest_of(FACTS))
+        left = {path for path in tmp_path.iterdir() if path.is_dir()}
+        assert left == {*not_ours, running.work, here.work, unknown.work, elsewhere.work}
+        other.kill()
+    mine.complete(manifest_of(FACTS))
+    left = {path for path in tmp_path.iterdir() if path.is_dir()}
+    assert left == {*not_ours, unknown.work, elsewhere.work}
+
+
+def test_a_run_that_left_no_part_leaves_nothing(tmp_path) -> None:
+    product = new_product(tmp_path)
+    with pytest.raises(ZeroDivisionError), product.claimed():
+        assert product.work.exists()
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ZeroDivisionError), product.claimed():
+        leave(product)
+        raise ZeroDivisionError
+    assert product.parts.path(0, 0).exists()
+
+
+def test_a_run_that_begins_while_its_folder_is_removed_makes_it_anew(tmp_path) -> None:
+    product = new_product(tmp_path)
+    with product.claimed():
+        leave(product)
+    begun = threading.Event()
+
+    def begin() -> bool:
+        with product.claimed():
+            begun.set()
+            return (product.work / "claim").exists()
+
+    with ThreadPoolExecutor(1) as pool:
+        with unclaimed(product.work / "claim") as free:
+            assert free is True
+            later = pool.submit(begin)
+            assert not begun.wait(0.2)
+            shutil.rmtree(product.work)
+        assert later.result(10)
 
 
 def test_jobs_never_share_parts(tmp_path) -> None:

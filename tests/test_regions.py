@@ -8,7 +8,19 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from geoseg.errors import UsageError
-from geoseg.regions import Edges, core_grid, edges_of, find_regions, link_tiles
+from geoseg.regions import (
+    OUTSIDE,
+    UNKNOWN,
+    Edges,
+    RegionTable,
+    class_mix,
+    core_grid,
+    edges_of,
+    find_components,
+    find_regions,
+    link_tiles,
+    measure_regions,
+)
 from geoseg.windows import Window
 
 NODATA = 255
@@ -39,18 +51,22 @@ def tiles_of(shape, row_marks, col_marks):
     ]
 
 
-def whole_labels(classes):
+def whole_labels(classes, connectivity=4):
     """The stupid way: one call of scipy per class, on everything at once; 0 at nodata."""
+    structure = ndimage.generate_binary_structure(2, connectivity // 4)
     labels, count = np.zeros(classes.shape, np.int64), 0
     for value in set(np.unique(classes).tolist()) - {NODATA}:
-        found, n = ndimage.label(classes == value)
+        found, n = ndimage.label(classes == value, structure)
         labels[found > 0] = found[found > 0] + count
         count += n
     return labels
 
 
+FIRST_AND_STOP = (np.min, np.min, lambda at: at.max() + 1, lambda at: at.max() + 1)
+
+
 def sums_by_first_pixel(labels, classes, confidence, area):
-    """{flat index of the first pixel: class, pixels, confidence sum and count, area}, by brute force."""
+    """{flat index of the first pixel: class, pixels, confidences, area and box}, by brute force."""
     result = {}
     for label in set(np.unique(labels).tolist()) - {0}:
         inside = labels == label
@@ -60,14 +76,19 @@ def sums_by_first_pixel(labels, classes, confidence, area):
             int(inside.sum()),
             int(confidence[known].astype(int).sum()),
             int(known.sum()),
+            int(confidence[inside].min()),
             float(area[inside].sum()),
+            [f(at) for f, at in zip(FIRST_AND_STOP, (*np.nonzero(inside), *np.nonzero(inside)), strict=True)],
         )
     return result
 
 
 def as_dict(table, width):
     ids = table.first_pixel[:, 0].astype(int) * width + table.first_pixel[:, 1]
-    columns = (table.class_id, table.pixels, table.confidence_sum, table.confidence_count, table.area_m2)
+    columns = (
+        *(table.class_id, table.pixels, table.confidence_sum, table.confidence_count),
+        *(table.confidence_min, table.area_m2, table.box),
+    )
     return {int(i): row for i, row in zip(ids, zip(*(c.tolist() for c in columns), strict=True), strict=True)}
 
 
@@ -78,12 +99,19 @@ def fields_for(classes, seed):
 
 
 @settings(deadline=None, max_examples=150)
-@given(classes=class_maps(), seed=st.integers(0, 9))
-def test_regions_of_one_tile_are_those_of_scipy(classes, seed):
+@given(classes=class_maps(), seed=st.integers(0, 9), connectivity=st.sampled_from([4, 8]))
+def test_regions_of_one_tile_are_those_of_scipy(classes, seed, connectivity):
     confidence, area = fields_for(classes, seed)
     core = Window(0, 0, *classes.shape)
-    labels, table = find_regions(classes, confidence=confidence, pixel_area=area, core=core, nodata=NODATA)
-    expected = sums_by_first_pixel(whole_labels(classes), classes, confidence, area)
+    labels, table = find_regions(
+        classes,
+        confidence=confidence,
+        pixel_area=area,
+        core=core,
+        nodata=NODATA,
+        connectivity=connectivity,
+    )
+    expected = sums_by_first_pixel(whole_labels(classes, connectivity), classes, confidence, area)
     assert as_dict(table, core.width) == expected
     np.testing.assert_array_equal(labels == 0, classes == NODATA)
     first = [int(np.flatnonzero(labels == i)[0]) for i in range(1, labels.max(initial=0) + 1)]
@@ -99,8 +127,9 @@ def test_regions_of_one_tile_are_those_of_scipy(classes, seed):
     rows=st.sets(st.integers(1, 15)),
     cols=st.sets(st.integers(1, 15)),
     order=st.randoms(use_true_random=False),
+    connectivity=st.sampled_from([4, 8]),
 )
-def test_linked_tiles_are_the_regions_of_the_whole(classes, seed, rows, cols, order):
+def test_linked_tiles_are_the_regions_of_the_whole(classes, seed, rows, cols, order, connectivity):
     confidence, area = fields_for(classes, seed)
     cores = tiles_of(classes.shape, rows, cols)
     order.shuffle(cores)
@@ -108,13 +137,18 @@ def test_linked_tiles_are_the_regions_of_the_whole(classes, seed, rows, cols, or
     for core in cores:
         at = core.slices()
         found, table = find_regions(
-            classes[at], confidence=confidence[at], pixel_area=area[at], core=core, nodata=NODATA
+            classes[at],
+            confidence=confidence[at],
+            pixel_area=area[at],
+            core=core,
+            nodata=NODATA,
+            connectivity=connectivity,
         )
         edges[core] = edges_of(found, classes[at])
         tables.append(table)
         labels.append(found)
     ranks = {tile: rank for rank, tile in enumerate(core_grid(cores).ravel().tolist())}
-    groups = link_tiles(cores, edges.__getitem__)
+    groups = link_tiles(cores, edges.__getitem__, connectivity=connectivity)
 
     joined, last = np.zeros(classes.shape, np.int64), {}
     fresh = groups.count
@@ -126,7 +160,7 @@ def test_linked_tiles_are_the_regions_of_the_whole(classes, seed, rows, cols, or
         joined[core.slices()] = np.where(labels[tile] > 0, names[labels[tile]] + 1, 0)
         last |= {g: max(last.get(g, 0), tile) for g in group.tolist()}
     assert sums_by_first_pixel(joined, classes, confidence, area) == sums_by_first_pixel(
-        whole_labels(classes), classes, confidence, area
+        whole_labels(classes, connectivity), classes, confidence, area
     )
     assert groups.last_tile().tolist() == [last[g] for g in range(groups.count)]
     assert sorted(ranks.values()) == list(range(len(cores)))
@@ -162,6 +196,68 @@ def test_regions_that_meet_256_times_are_still_one():
     assert groups.count == 256
     assert groups.of_tile(0)[0][0] == groups.of_tile(1)[0][0] == 1
     assert groups.of_tile(0)[1][0] == groups.of_tile(1)[1][0]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(("rows", "cols"), [([1], [1]), ([1], []), ([], [1])])
+def test_pixels_that_touch_at_a_corner_on_a_seam_are_one_if_8_connected(rows, cols, flip):
+    classes = np.array([[1, 2], [3, 1]], np.uint8)
+    classes = classes[:, ::-1].copy() if flip else classes
+    cores = tiles_of(classes.shape, rows, cols)
+    assert link_tiles(cores, lambda core: edges(classes, core)).count == 0
+    assert link_tiles(cores, lambda core: edges(classes, core), connectivity=8).count == 1
+
+
+def test_a_frame_says_what_lies_around_a_tile():
+    classes = np.zeros((2, 3), np.uint8)
+    framed = find_components(classes, core=Window(2, 0, 2, 3), scene=Window(0, 0, 4, 9), nodata=NODATA).framed
+    assert framed[1:-1].tolist() == [[OUTSIDE, 1, 1, 1, UNKNOWN]] * 2
+    assert framed[0, 1:-1].tolist() == [UNKNOWN] * 3
+    assert framed[-1, 1:-1].tolist() == [OUTSIDE] * 3
+
+
+@settings(deadline=None, max_examples=40)
+@given(classes=class_maps(), seed=st.integers(0, 9), connectivity=st.sampled_from([4, 8]))
+def test_edges_are_the_sides_of_the_labels_and_the_mix_counts_classes(classes, seed, connectivity):
+    core = Window(3, 4, *classes.shape)
+    found = find_components(classes, core=core, scene=core, nodata=NODATA, connectivity=connectivity)
+    labels = found.labels()
+    ours, theirs = found.edges(classes).to_arrays(), edges_of(labels, classes).to_arrays()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    original = np.random.default_rng(seed).choice(np.array([0, 1, 4, NODATA], np.uint8), classes.shape)
+    ids = np.array([4, 0], np.uint8)
+    mix = class_mix(found, original, ids, core=core)
+    expected = [[np.sum(original[labels == i] == v) for v in ids] for i in range(1, found.regions + 1)]
+    assert mix.tolist() == expected
+    table = measure_regions(found, classes, confidence=None, pixel_area=np.ones((1, 1)), core=core, mix=mix)
+    backwards = table.take(np.arange(len(table))[::-1])
+    assert backwards.mix.tolist() == expected[::-1]
+    assert backwards.box.tolist() == table.box.tolist()[::-1]
+
+
+def test_a_table_without_a_mix_has_none_after_taking():
+    _, table = find_regions(
+        np.zeros((2, 2), np.uint8),
+        confidence=None,
+        pixel_area=np.ones((1, 1)),
+        core=Window(0, 0, 2, 2),
+        nodata=NODATA,
+    )
+    assert isinstance(table, RegionTable)
+    assert table.take(np.array([0])).mix is None
+    assert table.confidence_min.tolist() == [255]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_classes_and_areas_may_be_views_read_only_or_single_precision(dtype):
+    rng = np.random.default_rng(4)
+    wide = rng.integers(0, 3, (10, 14), dtype=np.uint8)
+    area = rng.integers(1, 99, (10, 14)).astype(dtype)
+    wide.flags.writeable = area.flags.writeable = False
+    classes, core = wide[1:8, 2:11], Window(0, 0, 7, 9)
+    _, table = find_regions(classes, confidence=classes, pixel_area=area[1:8, 2:11], core=core, nodata=NODATA)
+    expected = sums_by_first_pixel(whole_labels(classes), classes, classes, area[1:8, 2:11].astype(float))
+    assert as_dict(table, 9) == expected
 
 
 def test_edges_keep_labels_and_classes_of_the_four_sides_and_survive_arrays():

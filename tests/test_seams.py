@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import uniform_filter
 
 from geoseg import seams
-from geoseg.seams import Grid, GridScore, Tally, panes, tally, warning
+from geoseg.seams import Grid, GridScore, Tally, in_words, panes, tally, warning
 from geoseg.tiling import Lattice, TilePlan
 from geoseg.windows import Window
 
@@ -118,6 +118,8 @@ def test_a_faint_grid_warns(seed) -> None:
     assert str(warning(found)).startswith("the lattice of patches shows: the class changes 1.")
     beside = score(faint, range(64, 1536, 128), range(64, 1536, 128))
     assert warning(beside) is None  # the same map, away from its seams
+    assert "meet as beside it: the lattice of patches shows" in in_words(found)
+    assert "the lattice of patches does not show" in in_words(beside)
 
 
 def test_the_edge_of_the_data_is_no_seam() -> None:
@@ -143,6 +145,7 @@ def test_the_edge_of_the_data_is_no_seam() -> None:
 def test_no_pairs_no_score(rows, cols, classes) -> None:
     assert score(classes, rows, cols) is None
     assert warning(None) is None
+    assert in_words(None) == "no two patches meet over data"
 
 
 def test_a_map_of_one_class_has_a_score_and_nothing_to_warn_of() -> None:

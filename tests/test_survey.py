@@ -56,7 +56,10 @@ def where(batch: np.ndarray, card: Card) -> list[tuple[int, int]]:
 
 def test_a_sample_is_pixels_of_the_scene_on_the_stride_and_spread(positions, card) -> None:
     scene = positions((700, 900))
-    batch = sample_patches(scene, card, plan_of((700, 900)), 8)
+    sample = sample_patches(scene, card, plan_of((700, 900)), 8)
+    batch = sample.pixels
+    assert sample.valid.shape == (8, 64, 64)
+    assert sample.valid.all()
     assert batch.shape == (8, 2, 64, 64)
     assert batch.dtype == np.float32
     origins = where(batch, card)
@@ -67,13 +70,13 @@ def test_a_sample_is_pixels_of_the_scene_on_the_stride_and_spread(positions, car
         np.testing.assert_array_equal(patch, normalise(values, np.ones((64, 64), bool), card.bands))
     quadrants = {(row > 350 - 32, col > 450 - 32) for row, col in origins}
     assert len(quadrants) == 4
-    np.testing.assert_array_equal(batch, sample_patches(scene, card, plan_of((700, 900)), 8))
+    np.testing.assert_array_equal(batch, sample_patches(scene, card, plan_of((700, 900)), 8).pixels)
 
 
 def test_units_are_mapped_as_the_job_maps_them(positions, card) -> None:
     scene = positions((64, 64))
-    plain = sample_patches(scene, card, plan_of((64, 64)), 1)
-    mapped = sample_patches(scene, card, plan_of((64, 64)), 1, mapping=Mapping(scale=0.5, offset=3))
+    plain = sample_patches(scene, card, plan_of((64, 64)), 1).pixels
+    mapped = sample_patches(scene, card, plan_of((64, 64)), 1, mapping=Mapping(scale=0.5, offset=3)).pixels
     std, mean = (np.array([getattr(b, n) for b in card.bands])[:, None, None] for n in ("std", "mean"))
     np.testing.assert_allclose(mapped, ((plain * std + mean) * 0.5 + 3 - mean) / std, rtol=1e-5)
 
@@ -81,33 +84,51 @@ def test_units_are_mapped_as_the_job_maps_them(positions, card) -> None:
 def test_a_sample_lies_where_the_data_is(positions, card) -> None:
     rows, cols = np.indices((800, 800))
     scene = positions((800, 800), (rows > 500) & (cols < 300))
-    batch = sample_patches(scene, card, plan_of((800, 800)), 4)
-    assert len(batch) == 4
-    assert ((batch != 0).any(axis=1).mean(axis=(1, 2)) >= 0.4).all()
+    sample = sample_patches(scene, card, plan_of((800, 800)), 4)
+    assert len(sample.pixels) == 4
+    assert (sample.valid.mean(axis=(1, 2)) >= 0.5).all()
+    np.testing.assert_array_equal(sample.valid, (sample.pixels != 0).any(axis=1))
+
+
+def test_what_a_survey_takes_for_data_and_is_none_is_left_out(positions, card, monkeypatch) -> None:
+    """A coarse look may be wrong about a place; of those looked for to spare, the best are taken."""
+    rows, cols = np.indices((800, 800))
+    scene = positions((800, 800), (rows > 300) & (cols < 500))
+    everywhere = Survey(share=np.ones((50, 50), np.float32), window=scene.window)
+    monkeypatch.setattr(survey_module, "survey", lambda _: everywhere)
+    sample = sample_patches(scene, card, plan_of((800, 800)), 4)
+    assert len(sample.pixels) == 4
+    assert (sample.valid.mean(axis=(1, 2)) >= 0.5).all()
+    monkeypatch.setattr(survey_module, "_SPARE", 1)
+    fewer = sample_patches(scene, card, plan_of((800, 800)), 4)
+    assert 0 < len(fewer.pixels) < 4
+    assert fewer.valid.any(axis=(1, 2)).all()
 
 
 def test_a_sample_lies_in_the_part_that_is_wanted(positions, card) -> None:
     extent = Window(300, 400, 100, 150)
-    batch = sample_patches(positions((700, 900)), card, plan_of((700, 900), extent=extent), 4)
-    for row, col in where(batch, card):
+    sample = sample_patches(positions((700, 900)), card, plan_of((700, 900), extent=extent), 4)
+    for row, col in where(sample.pixels, card):
         assert extent.intersect(Window(row, col, 64, 64)).size >= 32 * 32
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (9, 300), (70, 20)])
 def test_scenes_smaller_than_a_patch_are_padded_as_in_a_job(positions, card, shape) -> None:
     plan = plan_of(shape)
-    batch = sample_patches(positions(shape), card, plan, 4)
+    sample = sample_patches(positions(shape), card, plan, 4)
+    batch = sample.pixels
     height, width = plan.lattice.rows.length, plan.lattice.cols.length
     assert batch.shape[1:] == (2, height, width)
     assert 1 <= len(batch) <= 4
     assert not batch[:, :, shape[0] :].any()
     assert not batch[:, :, :, shape[1] :].any()
+    np.testing.assert_array_equal(sample.valid, (batch != 0).any(axis=1))
 
 
-def test_a_scene_without_data_still_gives_a_sample(positions, card) -> None:
-    batch = sample_patches(positions((200, 200), valid=0), card, plan_of((200, 200)), 4)
-    assert len(batch) >= 1
-    assert not batch.any()
+def test_a_scene_without_data_gives_an_empty_sample(positions, card) -> None:
+    sample = sample_patches(positions((200, 200), valid=0), card, plan_of((200, 200)), 4)
+    assert sample.pixels.shape == (0, 2, 64, 64)
+    assert sample.valid.shape == (0, 64, 64)
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 16])

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _STOPPED = (
-    "stopped by the user; nothing half-written is left. The same `predict` goes on where it stopped, other "
-    "commands start again"
+    "stopped by the user; nothing half-written is left. The same `predict`, `vectorize` or `train` goes on "
+    "where it stopped or last kept its state, other commands start again"
 )
 _LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
 

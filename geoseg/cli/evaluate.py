@@ -3,87 +3,102 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
 import click
 
+from geoseg.accuracy.layers import is_vector
+from geoseg.accuracy.objects import DEFAULT_EDGES_PX
+from geoseg.accuracy.product import Beside, beside
 from geoseg.cli.console import Console, command_options
+from geoseg.cli.options import area_of_interest
+from geoseg.cli.references import legend_of, reference_facts, reference_options
 from geoseg.cli.scores import score_lines
-from geoseg.config import load_legend
 from geoseg.errors import UsageError
-from geoseg.evaluate import evaluate
-from geoseg.raster.legends import own_legend
+from geoseg.evaluation import evaluate
+from geoseg.raster.scene import open_scene
 from geoseg.windows import Window
-
-if TYPE_CHECKING:
-    from geoseg.legend import Legend
 
 
 @click.command("evaluate")
-@click.argument("predicted", type=click.Path(), metavar="PREDICTED.tif")
+@click.argument("predicted", type=click.Path(), metavar="PREDICTED")
 @click.argument("reference", type=click.Path(), metavar="REFERENCE")
 @click.option("-o", "--out", type=click.Path(), metavar="FILE.json", help="Write the metrics here.")
-@click.option("--legend", type=click.Path(), metavar="FILE", help="Legend as YAML; else the raster's own.")
-@click.option("--column", metavar="NAME", help="Polygons: the attribute that says the class.")
-@click.option("--layer", metavar="NAME", help="Polygons: the layer, if the file has several.")
-@click.option(
-    "--class", "classes", multiple=True, metavar="VALUE=CLASS", help="Polygons: attribute value to class."
-)
-@click.option(
-    "--remap", multiple=True, metavar="VALUE=ID", help="Raster: value to class id; VALUE= leaves it out."
-)
+@click.option("--legend", type=click.Path(), metavar="FILE", help="Legend as YAML; else the map's own.")
+@reference_options
 @click.option("--window", type=int, nargs=4, metavar="ROW COL HEIGHT WIDTH", help="Score this part only.")
+@click.option("--aoi", type=click.Path(), metavar="FILE", help="Score only what lies in these polygons.")
+@click.option("--aoi-layer", metavar="NAME", help="Layer of the --aoi file, where it has several.")
+@click.option("--bbox", type=float, nargs=4, metavar="XMIN YMIN XMAX YMAX", help="Score only this box.")
+@click.option("--bbox-crs", metavar="EPSG:...", help="CRS of --bbox; else the map's.")
+@click.option("--grid", type=click.Path(), metavar="FILE", help="Raster on whose grid polygons are scored.")
+@click.option(
+    "--polygons",
+    type=click.Path(),
+    metavar="FILE",
+    help="Polygons made from the raster, to be scored, too. [default: those of the same prediction]",
+)
+@click.option(
+    "--confidence",
+    type=click.Path(),
+    metavar="FILE",
+    help="Confidence raster, percent: is it honest? [default: that of the same prediction]",
+)
+@click.option("--raster-only", is_flag=True, help="Leave out what the prediction wrote beside the raster.")
+@click.option(
+    "--boundary",
+    type=click.FloatRange(0, min_open=True),
+    metavar="METRES",
+    help="How far a boundary may be off. [default: two pixels]",
+)
+@click.option("--no-boundary", is_flag=True, help="Leave boundaries out, which takes less time.")
+@click.option("--intervals", is_flag=True, help="Polygons as REFERENCE: how much scores vary with them.")
+@click.option("--no-objects", is_flag=True, help="Leave recall by size of objects out.")
 @command_options
-def command(
-    *,
-    console: Console,
-    predicted: str,
-    reference: str,
-    out: str | None,
-    legend: str | None,
-    column: str | None,
-    layer: str | None,
-    classes: tuple[str, ...],
-    remap: tuple[str, ...],
-    window: tuple[int, int, int, int] | None,
-) -> None:
-    """Compare a class raster with reference labels: a raster, or polygons with --column."""
+def command(*, console: Console, predicted: str, reference: str, **given: Any) -> None:
+    """Compare a map with reference labels: a raster, or polygons with --column.
+
+    PREDICTED is a class raster, or polygons as geoseg writes them. Of a raster from `geoseg predict`, its
+    polygons and its confidence are scored, too.
+    """
+    path = Path(predicted)
+    legend = legend_of(path, given["legend"])
+    found = Beside() if is_vector(path) or given["raster_only"] else beside(path)
+    polygons, confidence = (given[k] or getattr(found, k) for k in ("polygons", "confidence"))
+    window = given["window"]
     with console.progress("evaluating") as report:
         result = evaluate(
-            Path(predicted),
+            path,
             Path(reference),
-            legend=_legend(Path(predicted), legend),
-            remap=_remap(remap),
-            layer=layer,
-            column=column,
-            classes=dict(_pair(text) for text in classes),
+            legend=legend,
+            **reference_facts(given),
             window=None if window is None else Window(*window),
-            out=None if out is None else Path(out),
+            aoi=area_of_interest(_grid_of(path, reference, given), given) if _has_area(given) else None,
+            grid=given["grid"],
+            polygons=polygons,
+            confidence=confidence,
+            tolerance_m=_tolerance(given),
+            object_edges_px=None if given["no_objects"] else DEFAULT_EDGES_PX,
+            intervals=given["intervals"],
+            out=None if given["out"] is None else Path(given["out"]),
             on_progress=lambda event: report("pixels", event.done_px, event.total_px),
         )
     document = result.model_dump(mode="json")
     console.result(document, score_lines(console, document))
 
 
-def _legend(predicted: Path, given: str | None) -> Legend:
-    legend = own_legend(predicted) if given is None else load_legend(Path(given))
-    if legend is None:
-        raise UsageError(
-            f"the raster carries no legend: {predicted}. Say what its values stand for with --legend FILE."
-        )
-    return legend
+def _tolerance(given: dict[str, Any]) -> float | Literal["auto"] | None:
+    metres: float | None = given["boundary"]
+    if given["no_boundary"]:
+        if metres is not None:
+            raise UsageError("--boundary and --no-boundary contradict each other")
+        return None
+    return "auto" if metres is None else metres
 
 
-def _remap(given: tuple[str, ...]) -> dict[int, int | None]:
-    pairs = dict(_pair(text) for text in given)
-    try:
-        return {int(source): None if target is None else int(target) for source, target in pairs.items()}
-    except ValueError as error:
-        raise UsageError(f"--remap takes VALUE=ID with integers, not {', '.join(given)}") from error
+def _has_area(given: dict[str, Any]) -> bool:
+    return any(given[name] is not None for name in ("aoi", "bbox", "bbox_crs"))
 
 
-def _pair(text: str) -> tuple[str, str | None]:
-    source, sign, target = text.partition("=")
-    if not sign:
-        raise UsageError(f"expected VALUE=CLASS, found {text!r}; VALUE= leaves those out")
-    return source, target or None
+def _grid_of(path: Path, reference: str, given: dict[str, Any]) -> Any:
+    return open_scene(given["grid"] or reference if is_vector(path) else path)

@@ -8,43 +8,91 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geoseg.cli.console import Console, command_options
-from geoseg.cli.scenes import open_source
+from geoseg.cli.scenes import SceneSource, mapping_of, open_given, scene_options, sources
+from geoseg.errors import MismatchError, UsageError
 from geoseg.facts import facts_of
-from geoseg.matching import Mapping, mismatches
+from geoseg.matching import mismatches
 from geoseg.package import read_card
+from geoseg.prediction import require_one_legend
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from geoseg.matching import Mapping
     from geoseg.package import Band, Card, Context
     from geoseg.raster.scene import Scene
 
 
 @click.command("info")
-@click.argument("target", type=click.Path(), metavar="FILE|MODEL")
-@click.option("-m", "--model", type=click.Path(), metavar="MODEL", help="Say whether FILE fits MODEL.")
-@click.option("--bands", metavar="NAME,...", help="Names of FILE's bands in order, as for predict.")
-@click.option("--nodata", type=float, help="Value without data, where FILE does not say so.")
+@click.argument("targets", nargs=-1, required=True, metavar="SCENE...|MODEL")
+@click.option(
+    "-m",
+    "--model",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="MODEL",
+    help="Say whether SCENE fits MODEL; several are to vote.",
+)
+@scene_options
 @command_options
-def command(
-    *, console: Console, target: str, model: str | None, bands: str | None, nodata: float | None
-) -> None:
+def command(*, console: Console, targets: tuple[str, ...], model: tuple[Path, ...], **given: Any) -> None:
     """Say what a raster or a model package is, what it needs, and whether they fit together.
 
-    With --model, the exit code is 1 when they do not fit.
+    SCENE is given as to predict: a raster file or STAC item, NAME=PATH arguments for band files, or several
+    files and --mosaic; but it is one. With --model, the exit code is 1 when they do not fit.
     """
-    if Path(target).is_dir() or target.endswith(".onnx"):
-        facts = _card_facts(read_card(Path(target)))
-        console.result(facts, console.facts(target, facts))
+    packages = [target for target in targets if _is_package(target)]
+    if packages:
+        _require_alone(packages[0], targets, model)
+        facts = _card_facts(read_card(Path(packages[0])))
+        console.result(facts, console.facts(packages[0], facts))
         return
-    scene = open_source(target, bands=bands, nodata=nodata, name=None)
-    facts = _scene_facts(scene)
-    if model is not None:
-        reasons = mismatches(read_card(Path(model)), facts_of(scene), Mapping())
-        facts["fits"] = not reasons
-        if reasons:
-            facts["why_not"] = reasons
-    console.result(facts, console.facts(target, facts))
+    scene = open_given(_one_source(targets, mosaic=given["mosaic"]), given)
+    facts = _scene_facts(scene) | _fit(scene, model, mapping_of(given))
+    console.result(facts, console.facts(targets[0] if len(targets) == 1 else scene.name, facts))
     if not facts.get("fits", True):
         raise click.exceptions.Exit(1)
+
+
+def _is_package(target: str) -> bool:
+    return Path(target).is_dir() or target.endswith(".onnx")
+
+
+def _require_alone(package: str, targets: Sequence[str], models: Sequence[Path]) -> None:
+    if len(targets) > 1 or models:
+        other = models[0] if models else next(t for t in targets if t != package)
+        raise UsageError(
+            f"{package} is a model, and info tells of one thing at a time: leave out {other}; whether a "
+            "scene fits a model says `geoseg info SCENE -m MODEL`"
+        )
+
+
+def _one_source(targets: Sequence[str], *, mosaic: bool) -> SceneSource:
+    found = sources(targets, mosaic=mosaic)
+    if len(found) > 1:
+        raise UsageError(
+            f"these are {len(found)} scenes, and info tells of one at a time: with --mosaic they are one"
+        )
+    return found[0]
+
+
+def _fit(scene: Scene, models: Sequence[Path], mapping: Mapping) -> dict[str, Any]:
+    """Whether the scene fits all models, and they each other, and every reason why not; empty without any."""
+    if not models:
+        return {}
+    cards = [read_card(path) for path in models]
+    facts = facts_of(scene)
+    of = [f"{path}: " if len(models) > 1 else "" for path in models]
+    reasons = [
+        f"{which}{reason}"
+        for which, card in zip(of, cards, strict=True)
+        for reason in mismatches(card, facts, mapping)
+    ]
+    try:
+        require_one_legend(models, cards)
+    except MismatchError as error:
+        reasons.append(str(error))
+    return {"fits": not reasons, **({"why_not": reasons} if reasons else {})}
 
 
 def _card_facts(card: Card) -> dict[str, Any]:
@@ -83,11 +131,12 @@ def _context_text(context: Context | None) -> str:
 def _scene_facts(scene: Scene) -> dict[str, Any]:
     height, width = scene.window.shape
     crs = scene.geobox.crs
+    given = [] if scene.nodata is None else [f"nodata {scene.nodata:g}, as given"]
     return {
         "size_px": f"{height} x {width} (rows x columns)",
         "bands": list(scene.band_names),
         "dtype": scene.dtype,
-        "no_data": list(scene.masks) or ["nothing declared: every pixel is taken for data"],
+        "no_data": [*scene.masks, *given] or ["nothing declared: every pixel is taken for data"],
         "crs": f"EPSG:{crs.epsg}" if crs.epsg else str(crs),
         "gsd_m": round(facts_of(scene).gsd_m, 4),
         "transform": [float(v) for v in list(scene.geobox.affine)[:6]],

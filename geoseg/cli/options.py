@@ -1,4 +1,4 @@
-"""Options that predict and plan share, and what they mean."""
+"""Options that commands share, and what they mean."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from geoseg.cli.scenes import SCENE_OPTIONS, mapping_of
 from geoseg.errors import UsageError
 from geoseg.execute import default_threads
 from geoseg.inference import VIEWS
-from geoseg.matching import Mapping
+from geoseg.models.catalogue import RUNTIMES
 from geoseg.prediction import PredictOptions
 from geoseg.raster.aoi import read_aoi
+from geoseg.sieve import parse_area
 from geoseg.stitch import CONFIDENCES
-from geoseg.tasks import RUNTIME_NAMES
 from geoseg.tiling import TILE_PX
+from geoseg.vector.options import FORMATS, PolygonOptions, parse_distance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from geoseg.raster.aoi import Aoi
     from geoseg.raster.scene import Scene
@@ -74,6 +76,70 @@ class _PxOrAuto(_ParamType):
         return int(click.IntRange(0).convert(value, param, ctx))
 
 
+class _Measure(click.ParamType):  # type: ignore[type-arg] # generic only in recent versions of click
+    """A number with a unit, as `parse` reads it."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(
+        self,
+        value: Any,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+_POLYGON_OPTIONS = (
+    click.option(
+        "--min-area",
+        type=_Measure("area", parse_area),
+        metavar="AREA",
+        help="Dissolve smaller regions, e.g. 0.5ha, 400m2, 1km2 or 20px, into the class next to them with "
+        "the longest shared border.",
+    ),
+    click.option(
+        "--simplify",
+        type=_Measure("distance", parse_distance),
+        metavar="DISTANCE",
+        help="Leave out vertices as long as no line moves further than, e.g., 10m or 2px. Shared borders "
+        "stay shared.",
+    ),
+    click.option("--smooth", is_flag=True, help="Cut the corners of the pixels' staircase by half a pixel."),
+    click.option(
+        "--keep-outline",
+        is_flag=True,
+        help="Leave borders with nodata as they are when lines are simplified or smoothed.",
+    ),
+    click.option(
+        "--connectivity",
+        type=click.Choice(["4", "8"]),
+        default="4",
+        show_default=True,
+        help="8: pixels that touch at a corner only belong together, too.",
+    ),
+    click.option(
+        "--class-fractions",
+        is_flag=True,
+        help="With --min-area: what part of each polygon was of which class before.",
+    ),
+    click.option("--crs", metavar="EPSG:...", help="CRS of the polygons. [default: the raster's]"),
+    click.option(
+        "--format",
+        "formats",
+        multiple=True,
+        type=click.Choice(FORMATS),
+        help="File of the polygons; may be given several times. [default: gpkg]",
+    ),
+)
+
 _SCENE_OPTIONS = (
     click.argument("scenes", nargs=-1, required=True, metavar="SCENE..."),
     click.option(
@@ -85,22 +151,7 @@ _SCENE_OPTIONS = (
         metavar="MODEL",
         help="Model package: a folder, or an exported ONNX file. Several vote.",
     ),
-    click.option("--mosaic", is_flag=True, help="All SCENE files together are one scene."),
-    click.option(
-        "--bands", metavar="NAME,...", help="Names of the file's bands in order, '_' leaves one out."
-    ),
-    click.option("--nodata", type=float, help="Value without data, where the file does not say so."),
-    click.option("--scale", type=float, help="Value * SCALE + OFFSET is in the model's units."),
-    click.option("--offset", type=float, default=0.0, show_default=True, help="Added after scaling."),
-    click.option("--any-gsd", is_flag=True, help="Accept any pixel size."),
-    click.option("--name", help="Name of the scene: the start of its files' names. [default: the file's]"),
-    click.option(
-        "--resampling",
-        type=click.Choice(["nearest", "bilinear", "cubic"]),
-        default="bilinear",
-        show_default=True,
-        help="How band files of coarser pixels are brought to the finest ones.",
-    ),
+    *SCENE_OPTIONS,
     click.option("--aoi", type=click.Path(), metavar="FILE", help="Map only what lies in these polygons."),
     click.option("--aoi-layer", metavar="NAME", help="Layer of the --aoi file, where it has several."),
     click.option(
@@ -162,14 +213,15 @@ _SCENE_OPTIONS = (
     ),
     click.option("--no-confidence", is_flag=True, help="Leave the confidence raster out."),
     click.option("--probabilities", is_flag=True, help="Write the probability of every class, too."),
-    click.option("--no-polygons", is_flag=True, help="Leave the GeoPackage out."),
+    click.option("--no-polygons", is_flag=True, help="Leave the polygons out."),
+    *_POLYGON_OPTIONS,
 )
 
 
 _EXECUTION_OPTIONS = (
     click.option(
         "--runtime",
-        type=click.Choice(["auto", *RUNTIME_NAMES]),
+        type=click.Choice(["auto", *RUNTIMES]),
         default="auto",
         show_default=True,
         help="What runs the network; auto: the fastest here that labels a sample as torch does.",
@@ -191,16 +243,37 @@ _EXECUTION_OPTIONS = (
 
 def execution_options(function: Callable[..., None]) -> Callable[..., None]:
     """Adds the options that say what runs the network, and where."""
-    for option in reversed(_EXECUTION_OPTIONS):
-        function = option(function)
-    return function
+    return _with(_EXECUTION_OPTIONS, function)
 
 
 def prediction_options(function: Callable[..., None]) -> Callable[..., None]:
     """Adds the scene argument and every option that shapes the product."""
-    for option in reversed(_SCENE_OPTIONS):
+    return _with(_SCENE_OPTIONS, function)
+
+
+def polygon_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options that shape polygons; `prediction_options` has them already."""
+    return _with(_POLYGON_OPTIONS, function)
+
+
+def _with(options: Sequence[Callable[..., Any]], function: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(options):
         function = option(function)
     return function
+
+
+def polygons(given: dict[str, Any]) -> PolygonOptions:
+    """The options of polygons as a value, from click's dictionary."""
+    return PolygonOptions(
+        connectivity=8 if given["connectivity"] == "8" else 4,
+        min_area=given["min_area"],
+        simplify=given["simplify"],
+        smooth=given["smooth"],
+        keep_outline=given["keep_outline"],
+        class_fractions=given["class_fractions"],
+        crs=given["crs"],
+        formats=tuple(dict.fromkeys(given["formats"])) or None,
+    )
 
 
 def predict_options(given: dict[str, Any]) -> PredictOptions:
@@ -214,8 +287,8 @@ def predict_options(given: dict[str, Any]) -> PredictOptions:
         views=given["tta"],
         confidence=None if given["no_confidence"] else given["confidence"],
         probabilities=given["probabilities"],
-        polygons=not given["no_polygons"],
-        mapping=Mapping(scale=given["scale"], offset=given["offset"], any_gsd=given["any_gsd"]),
+        polygons=None if given["no_polygons"] else polygons(given),
+        mapping=mapping_of(given),
     )
 
 

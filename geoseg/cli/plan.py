@@ -50,7 +50,9 @@ def command(
     """Say what predicting each SCENE would take: work, time, memory and disk.
 
     Runs some tiles of the job on this machine for a few seconds, unless told not to, and keeps nothing.
-    Takes the options of predict.
+    Takes the options of predict, but for --scheduler: what is measured is this machine, and how long a
+    cluster takes depends on how many of its workers are free then, and on their disks and network. To know
+    what one worker needs, run this on a machine of the cluster with --threads 1.
     """
     options = predict_options(given)
     execution = Execution(workers=given["workers"], threads=given["threads"])

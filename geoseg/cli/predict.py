@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geoseg import jobs
+from geoseg import jobs, seams
 from geoseg.cli.console import Console, command_options
 from geoseg.cli.options import (
     area_of_interest,
@@ -18,6 +18,7 @@ from geoseg.cli.options import (
 from geoseg.cli.scenes import SceneSource, open_given, sources
 from geoseg.errors import ExecutionError, GeosegError, PartialError, UsageError
 from geoseg.execute import Execution
+from geoseg.manifest import SIDECARS
 from geoseg.prediction import prepare
 from geoseg.tasks import Runtime
 
@@ -47,7 +48,8 @@ def command(
 
     SCENE is a raster file; NAME=PATH arguments together are one scene of band files, and with --mosaic all
     files together are one scene. Writes
-    NAME_classes.tif, NAME_confidence.tif, NAME.gpkg and NAME_manifest.json into DIR. The same command again
+    NAME_classes.tif, NAME_confidence.tif, NAME.gpkg and NAME_manifest.json into DIR; with --min-area also
+    NAME_classes_mmu.tif, the classes as the polygons have them. The same command again
     does nothing when all is complete, and goes on where it was cut off when it is not.
     """
     execution = Execution(
@@ -143,16 +145,32 @@ def _summary(console: Console, outcome: jobs.Outcome) -> list[str]:
         f"{manifest.scene['name']}: {manifest.counts.valid:,} pixels in {seconds:.1f} s "
         f"({rate:.2f} Mpx/s{reused}), peak memory {manifest.execution['peak_rss_mb']} MB"
     )
-    files = [
-        f"  {outcome.path.parent / o.path}" for o in manifest.outputs if o.kind not in ("names", "style")
-    ]
-    return [head, *_class_table(console, manifest), *files, f"  {outcome.path}"]
+    files = [f"  {outcome.path.parent / o.path}" for o in manifest.outputs if o.kind not in SIDECARS]
+    measured: dict[str, Any] | None = manifest.seams
+    seam = f"seams: {seams.in_words(None if measured is None else seams.GridScore(**measured))}"
+    return [head, *_class_table(console, manifest), seam, *files, f"  {outcome.path}"]
 
 
 def _class_table(console: Console, manifest: Manifest) -> list[str]:
+    """What the network said and, if that is another thing, what the polygons say."""
     valid = max(manifest.counts.valid, 1)
+    outlined = {o.id: o.area_m2 or 0.0 for o in manifest.outlined}
+    moved = _moves_areas(manifest)
     rows = [
-        (c.name, f"{c.pixels:,}", f"{c.area_m2 / 1e4:,.1f}", f"{100 * c.pixels / valid:.1f} %")
+        (
+            c.name,
+            f"{c.pixels:,}",
+            f"{c.area_m2 / 1e4:,.1f}",
+            f"{100 * c.pixels / valid:.1f} %",
+            *((f"{outlined.get(c.id, 0.0) / 1e4:,.1f}",) if moved else ()),
+        )
         for c in manifest.counts.classes
     ]
-    return console.table(("class", "pixels", "hectares", "share"), rows)
+    columns = ("class", "pixels", "hectares", "share", *(("hectares of polygons",) if moved else ()))
+    return console.table(columns, rows)
+
+
+def _moves_areas(manifest: Manifest) -> bool:
+    """Whether polygons cover other areas than the pixels of their class."""
+    options = manifest.options.get("polygons") or {}
+    return bool(options.get("min_area") or options.get("simplify") or options.get("smooth"))

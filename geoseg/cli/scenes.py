@@ -1,4 +1,4 @@
-"""Scenes from command line arguments."""
+"""Scenes from command line arguments, and the options that say how they are read."""
 
 from __future__ import annotations
 
@@ -6,19 +6,54 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from geoseg.errors import UsageError
+from geoseg.matching import Mapping
 from geoseg.raster.mosaic import open_mosaic
 from geoseg.raster.scene import open_scene, open_stack
 from geoseg.raster.stac import is_item, open_item
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from collections.abc import Mapping as Map
-    from collections.abc import Sequence
 
     from geoseg.raster.scene import Resample, Scene
 
 SceneSource = str | dict[str, str] | tuple[str, ...]
 """A raster file or STAC item, band name to single-band file, or the files of a mosaic, the last on top."""
+
+SCENE_OPTIONS = (
+    click.option("--mosaic", is_flag=True, help="All SCENE files together are one scene."),
+    click.option(
+        "--bands", metavar="NAME,...", help="Names of the file's bands in order, '_' leaves one out."
+    ),
+    click.option("--nodata", type=float, help="Value without data, where the file does not say so."),
+    click.option("--scale", type=float, help="Value * SCALE + OFFSET is in the model's units."),
+    click.option("--offset", type=float, default=0.0, show_default=True, help="Added after scaling."),
+    click.option("--any-gsd", is_flag=True, help="Accept any pixel size."),
+    click.option("--name", help="Name of the scene: the start of its files' names. [default: the file's]"),
+    click.option(
+        "--resampling",
+        type=click.Choice(["nearest", "bilinear", "cubic"]),
+        default="bilinear",
+        show_default=True,
+        help="How band files of coarser pixels are brought to the finest ones.",
+    ),
+)
+"""How a scene is read and held against a model: what `open_given` and `mapping_of` want."""
+
+
+def scene_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options that say how scenes are read."""
+    for option in reversed(SCENE_OPTIONS):
+        function = option(function)
+    return function
+
+
+def mapping_of(given: Map[str, Any]) -> Mapping:
+    """What the user declares about values and resolution, from click's dictionary."""
+    return Mapping(scale=given["scale"], offset=given["offset"], any_gsd=given["any_gsd"])
 
 
 def sources(arguments: Sequence[str], *, mosaic: bool = False) -> list[SceneSource]:

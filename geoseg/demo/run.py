@@ -16,11 +16,12 @@ from geoseg.config import LabelSource, ModelChoice, SceneLabels, TrainConfig, Tr
 from geoseg.demo.scene import DemoScene, write_scene
 from geoseg.demo.spectra import BANDS
 from geoseg.errors import OutputError, explain
-from geoseg.evaluate import evaluate
+from geoseg.evaluation import evaluate
 from geoseg.execute import Execution
 from geoseg.facts import peak_rss_mb
 from geoseg.files import require_writable, write_text
 from geoseg.jobs import Outcome, Progress, predict
+from geoseg.manifest import SIDECARS
 from geoseg.prediction import PredictOptions, prepare
 from geoseg.raster.read import read_overview, read_window
 from geoseg.raster.scene import open_scene
@@ -29,7 +30,7 @@ from geoseg.windows import Window
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from geoseg.evaluate import Evaluation
+    from geoseg.evaluation import Evaluation
     from geoseg.legend import Legend
 
 SUMMARY_NAME = "demo.json"
@@ -212,6 +213,7 @@ def _train(demo: DemoScene, folder: Path, settings: DemoSettings, report: Progre
         folder / "model",
         data_root=demo.image.parent,
         overwrite=True,
+        fresh=True,
         on_progress=lambda event: report("training steps", event.step, event.steps),
     )
     return result.history[-1].step
@@ -252,7 +254,7 @@ def _evaluate(demo: DemoScene, folder: Path) -> Evaluation:
 
 
 def _files(outcome: Outcome) -> dict[str, str]:
-    shown = (o for o in outcome.manifest.outputs if o.kind not in ("names", "style"))
+    shown = (o for o in outcome.manifest.outputs if o.kind not in SIDECARS)
     products = {str(o.kind): f"map/{o.path}" for o in shown}
     return {
         "scene": "scene/scene.tif",

@@ -1,12 +1,14 @@
-"""The architectures geoseg knows, as plain values: importing this imports neither torch nor its friends.
+"""The architectures and runtimes geoseg knows, as plain values: neither torch nor its friends are imported.
 
-`geoseg.models.registry` turns an entry into a network; this table is what the command line prints.
+`geoseg.models.registry` turns an architecture into a network, `geoseg.models.runtime` loads a package into a
+runtime; these tables are what the command line prints.
 """
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +16,8 @@ from geoseg.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from geoseg.models.cuda import Precision
 
 Context = Literal["local", "global"]
 
@@ -186,6 +190,56 @@ def describe(name: str) -> ArchitectureInfo:
     if name not in _BY_NAME:
         raise UsageError(unknown("architecture", name, _BY_NAME))
     return _BY_NAME[name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeInfo:
+    """One runtime: what it is, where it runs and what it needs."""
+
+    summary: str
+    """One line for users."""
+    cpu: bool = False
+    """It runs on the CPU."""
+    cuda: bool = False
+    """It runs on NVIDIA GPUs."""
+    module: str = "torch"
+    """What must be installed."""
+    extra: str | None = None
+    """The extra of geoseg that brings it; None: geoseg does."""
+    folded: bool = False
+    """Batch normalisation is folded into convolutions."""
+    precision: Precision = "float32"
+    """Of convolutions and matrix products."""
+    compiled: bool = False
+    """By torch.compile."""
+
+    @property
+    def installed(self) -> bool:
+        """The module it needs is here."""
+        return find_spec(self.module) is not None
+
+
+RUNTIMES: Mapping[str, RuntimeInfo] = MappingProxyType(
+    {
+        "torch": RuntimeInfo(summary="PyTorch in float32: the reference", cpu=True, cuda=True),
+        "torch-folded": RuntimeInfo(
+            summary="as torch, batch normalisation folded into convolutions", cpu=True, cuda=True, folded=True
+        ),
+        "torch-bf16": RuntimeInfo(summary="PyTorch in bfloat16", cuda=True, precision="bfloat16"),
+        "torch-fp16": RuntimeInfo(summary="PyTorch in float16", cuda=True, precision="float16"),
+        "torch-compile": RuntimeInfo(
+            summary="PyTorch in bfloat16, compiled: slow to start",
+            cuda=True,
+            precision="bfloat16",
+            compiled=True,
+        ),
+        "onnxruntime": RuntimeInfo(
+            summary="ONNX Runtime in float32", cpu=True, module="onnxruntime", extra="onnx"
+        ),
+        "openvino": RuntimeInfo(summary="OpenVINO in float32", cpu=True, module="openvino", extra="openvino"),
+    }
+)
+"""Every runtime by name, the reference first."""
 
 
 def unknown(what: str, given: str, valid: Iterable[str]) -> str:

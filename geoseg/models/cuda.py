@@ -87,7 +87,7 @@ class CudaPredictor:
         return self._in_parts(batch, work)[0]
 
     def decide(
-        self, batch: NDArray[np.float32], confidence: Confidence | None
+        self, batch: NDArray[np.float32], confidence: Confidence | None, temperature: float | None = None, /
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         """Class index and confidence percent (n, h, w), as `geoseg.stitch.decide` gives them.
 
@@ -101,6 +101,8 @@ class CudaPredictor:
             best, index = logits.max(dim=1)  # of equals, the first
             decided = [best.isfinite().all(), index.to(torch.uint8)]
             if confidence is not None:
+                if temperature is not None:
+                    logits, best = logits / temperature, best / temperature
                 decided.append(_percent(_certainty(logits, best, confidence)))
             return decided
 

@@ -26,7 +26,7 @@ class Decides(Answers, Protocol):
     """A predictor that can also decide, where its logits are."""
 
     def decide(
-        self, batch: NDArray[np.float32], confidence: Confidence | None, /
+        self, batch: NDArray[np.float32], confidence: Confidence | None, temperature: float | None = None, /
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         """Class index and confidence percent of each pixel, both (n, h, w)."""
 
@@ -77,8 +77,8 @@ class DecidingGate(Gate[Decides]):
     """A gate to predictors that can decide."""
 
     def decide(
-        self, batch: NDArray[np.float32], confidence: Confidence | None
+        self, batch: NDArray[np.float32], confidence: Confidence | None, temperature: float | None = None, /
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         """What a predictor decides, once one is free."""
         with self._lent() as predictor:
-            return predictor.decide(batch, confidence)
+            return predictor.decide(batch, confidence, temperature)

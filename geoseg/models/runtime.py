@@ -1,24 +1,23 @@
-"""Runtimes by name, and packages loaded into them, once per process. None is imported before it is used."""
+"""Packages loaded into runtimes, once per process. No runtime is imported before it is used."""
 
 from __future__ import annotations
 
 import copy
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from geoseg.errors import UsageError, explain
 from geoseg.models.batches import ANSWERS
+from geoseg.models.catalogue import RUNTIMES
 from geoseg.models.gate import DecidingGate, Gate
 from geoseg.package import read_card
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-    from geoseg.models.cuda import CudaPredictor, Precision
+    from geoseg.models.catalogue import RuntimeInfo
+    from geoseg.models.cuda import CudaPredictor
     from geoseg.models.gate import Answers
     from geoseg.models.segmenter import Segmenter
     from geoseg.package import Card
@@ -26,51 +25,6 @@ if TYPE_CHECKING:
 _KEPT = 16
 """Predictors kept in memory per process."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Runtime:
-    """What one can know of a runtime without loading it."""
-
-    summary: str
-    """One line for users."""
-    cpu: bool = False
-    """It runs on the CPU."""
-    cuda: bool = False
-    """It runs on NVIDIA GPUs."""
-    module: str = "torch"
-    """What must be installed."""
-    extra: str | None = None
-    """The extra of geoseg that brings it; None: geoseg does."""
-    folded: bool = False
-    """Batch normalisation is folded into convolutions."""
-    precision: Precision = "float32"
-    """Of convolutions and matrix products."""
-    compiled: bool = False
-    """By torch.compile."""
-
-    @property
-    def installed(self) -> bool:
-        """The module it needs is here."""
-        return find_spec(self.module) is not None
-
-
-RUNTIMES: Mapping[str, Runtime] = {
-    "torch": Runtime(summary="PyTorch in float32: the reference", cpu=True, cuda=True),
-    "torch-folded": Runtime(
-        summary="as torch, batch normalisation folded into convolutions", cpu=True, cuda=True, folded=True
-    ),
-    "torch-bf16": Runtime(summary="PyTorch in bfloat16", cuda=True, precision="bfloat16"),
-    "torch-fp16": Runtime(summary="PyTorch in float16", cuda=True, precision="float16"),
-    "torch-compile": Runtime(
-        summary="PyTorch in bfloat16, compiled: slow to start",
-        cuda=True,
-        precision="bfloat16",
-        compiled=True,
-    ),
-    "onnxruntime": Runtime(summary="ONNX Runtime in float32", cpu=True, module="onnxruntime", extra="onnx"),
-    "openvino": Runtime(summary="OpenVINO in float32", cpu=True, module="openvino", extra="openvino"),
-}
-"""Every runtime by name, the reference first."""
 
 _cache: OrderedDict[tuple[object, ...], tuple[Card, Answers]] = OrderedDict()
 _cache_lock = threading.Lock()
@@ -88,7 +42,7 @@ def load_predictor(
 
     Args:
         package: a package's folder, or one ONNX file with its card inside.
-        runtime: one of RUNTIMES.
+        runtime: one of `geoseg.models.catalogue.RUNTIMES`.
         device: "cpu", "cuda" (every GPU), "cuda:N", or "auto": every GPU the runtime can use, else the CPU.
         cores: CPU cores to use. torch makes as many calls at once, of one thread each; ONNX Runtime and
             OpenVINO one call at a time with so many threads. What comes out is the same for any number.
@@ -142,7 +96,7 @@ def _load(
     return _load_torch(package, RUNTIMES[runtime], places=places, calls=calls)
 
 
-def _load_torch(package: Path, runtime: Runtime, *, places: tuple[str, ...], calls: int) -> Answers:
+def _load_torch(package: Path, runtime: RuntimeInfo, *, places: tuple[str, ...], calls: int) -> Answers:
     from geoseg.models.fold import fold
     from geoseg.models.pytorch import TorchPredictor
     from geoseg.models.store import load_package
@@ -156,7 +110,7 @@ def _load_torch(package: Path, runtime: Runtime, *, places: tuple[str, ...], cal
     return _on_gpus(model, card, runtime, places)
 
 
-def _on_gpus(model: Segmenter, card: Card, runtime: Runtime, places: tuple[str, ...]) -> Answers:
+def _on_gpus(model: Segmenter, card: Card, runtime: RuntimeInfo, places: tuple[str, ...]) -> Answers:
     from geoseg.models.cuda import CALLS, CudaPredictor
 
     predictors: list[CudaPredictor] = [
@@ -173,7 +127,7 @@ def _on_gpus(model: Segmenter, card: Card, runtime: Runtime, places: tuple[str, 
     return DecidingGate(predictors * CALLS)
 
 
-def _runtime(name: str) -> Runtime:
+def _runtime(name: str) -> RuntimeInfo:
     """The runtime of that name, installed."""
     found = RUNTIMES.get(name)
     if found is None:

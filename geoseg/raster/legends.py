@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
@@ -12,7 +13,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from geoseg.errors import LabelError, SceneError, explain
-from geoseg.legend import Legend, LegendClass
+from geoseg.legend import CodedClass, CodedLegend, Legend, LegendClass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,49 +40,77 @@ def own_legend(path: Path) -> Legend | None:
     return None if tag is None else _parse(tag, path)
 
 
-def read_legend(path: Path, *, present: Iterable[int]) -> Legend:
+def read_legend(path: Path, *, present: Iterable[int], band: int = 1) -> Legend:
     """The legend of the class raster at `path`, its own or one made up for the ids that occur.
 
     Args:
-        path: a single-band raster of class ids.
+        path: a raster of class ids.
         present: ids that occur in it; without a tag they become classes, named from the raster's category
             names or "class N", coloured from its colour table or a fixed palette.
+        band: which one holds them.
 
     Raises:
         LabelError: nothing but nodata occurs, 255 occurs as a class, or the raster's own legend is not valid.
     """
-    header = _header(path)
+    header = _header(path, band)
     if header.tag is not None:
         return _parse(header.tag, path)
-    missing, colors = header.missing, header.colors
-    ids = sorted(set(present) - {missing})
+    ids = sorted(set(present) - {header.missing})
     if 255 in ids:  # noqa: PLR2004 - uint8
-        raise _not_a_class_id(path, missing)
-    names = _category_names(path)
-    classes = tuple(
-        LegendClass(id=i, name=names.get(i) or f"class {i}", color=_hex(colors.get(i) or _palette(i)))
-        for i in ids
+        raise _not_a_class_id(path, header.missing)
+    _require_some(ids, path, f"nothing but {header.missing}")
+    return replace(_made_up(ids, header, path, band).legend, nodata=header.missing)
+
+
+def read_coded_legend(path: Path, *, present: Iterable[int], band: int = 1) -> CodedLegend:
+    """As `read_legend`, of a raster whose values may be any integers; `present` are those that are valid.
+
+    Raises:
+        LabelError: nothing but nodata occurs, or the raster's own legend is not valid.
+    """
+    header = _header(path, band)
+    if header.tag is not None:
+        return CodedLegend.of(_parse(header.tag, path))
+    codes = sorted(set(present))
+    _require_some(codes, path, "nothing but nodata")
+    return _made_up(codes, header, path, band)
+
+
+def _made_up(codes: list[int], header: _Header, path: Path, band: int) -> CodedLegend:
+    """Names and colours from the raster, where it has them; a name that comes twice is told apart."""
+    names = {code: name for code, name in _category_names(path, band).items() if code in set(codes)}
+    often = Counter(names.values())
+    names = {code: f"{name} ({code})" if often[name] > 1 else name for code, name in names.items()}
+    return CodedLegend(
+        classes=tuple(
+            CodedClass(
+                id=i, name=names.get(i) or f"class {i}", color=_hex(header.colors.get(i) or _palette(i))
+            )
+            for i in codes
+        )
     )
-    if not classes:
+
+
+def _require_some(codes: list[int], path: Path, found: str) -> None:
+    if not codes:
         raise LabelError(
             explain(
                 "there is no class in the raster",
                 at=path,
                 expected="at least one pixel that is not nodata",
-                found=f"nothing but {missing}",
+                found=found,
                 change="Check that this is a class raster, and its nodata value.",
             )
         )
-    return Legend(classes=classes, nodata=missing)
 
 
-def nodata_of(path: Path) -> int | None:
+def nodata_of(path: Path, *, band: int = 1) -> int | None:
     """The value that is no class: of the raster's own legend, else as the file declares it, else None.
 
     Raises:
         SceneError: the raster cannot be opened. LabelError: the tag is not a legend.
     """
-    header = _header(path)
+    header = _header(path, band)
     if header.tag is not None:
         return _parse(header.tag, path).nodata
     return None if header.nodata is None else header.missing
@@ -99,13 +128,15 @@ class _Header:
         return 255 if self.nodata is None or not 0 <= self.nodata <= 255 else int(self.nodata)  # noqa: PLR2004
 
 
-def _header(path: Path) -> _Header:
+def _header(path: Path, band: int = 1) -> _Header:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path) as dataset:
                 return _Header(
-                    tag=dataset.tags().get(LEGEND_TAG), nodata=dataset.nodata, colors=_colors(dataset)
+                    tag=dataset.tags().get(LEGEND_TAG),
+                    nodata=dataset.nodatavals[band - 1],
+                    colors=_colors(dataset, band),
                 )
     except RasterioError as error:
         raise SceneError(
@@ -131,9 +162,9 @@ def _not_a_class_id(path: Path, missing: int) -> LabelError:
     )
 
 
-def _colors(dataset: Any) -> dict[int, tuple[int, int, int]]:
+def _colors(dataset: Any, band: int) -> dict[int, tuple[int, int, int]]:
     try:
-        table = dataset.colormap(1)
+        table = dataset.colormap(band)
     except ValueError:  # rasterio's way to say that there is none
         return {}
     return {value: rgba[:3] for value, rgba in table.items()}
@@ -156,7 +187,7 @@ def _parse(tag: str, path: Path) -> Legend:
         ) from error
 
 
-def _category_names(path: Path) -> dict[int, str]:
+def _category_names(path: Path, band: int) -> dict[int, str]:
     """Names by id from GDAL's sidecar, written by geoseg or any other tool."""
     sidecar = path.with_name(path.name + ".aux.xml")
     if not sidecar.is_file() or sidecar.stat().st_size > _MAX_SIDECAR_BYTES:
@@ -165,7 +196,7 @@ def _category_names(path: Path) -> dict[int, str]:
         root = ET.fromstring(sidecar.read_text("utf-8", errors="replace"))  # noqa: S314 - a local sidecar; no entities are fetched
     except ET.ParseError:
         return {}
-    found = root.find("PAMRasterBand[@band='1']/CategoryNames")
+    found = root.find(f"PAMRasterBand[@band='{band}']/CategoryNames")
     return {} if found is None else {i: e.text for i, e in enumerate(found) if e.text}
 
 

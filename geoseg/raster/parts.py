@@ -44,8 +44,11 @@ class PartStore:
         return self.folder / f"tile_{row:05d}_{col:05d}.npz"
 
     def write(self, row: int, col: int, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Stores the arrays of a tile, whole or not at all."""
-        with replacing(self.path(row, col)) as temporary, temporary.open("wb") as file:
+        """Stores the arrays of a tile, whole or not at all.
+
+        What a power cut may leave of it is found by the checksums of its members, and computed anew.
+        """
+        with replacing(self.path(row, col), durable=False) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **_members(arrays))
 
     def read(self, row: int, col: int, *names: str) -> dict[str, NDArray[Any]]:

@@ -12,6 +12,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from geoseg.errors import SceneError, UsageError, explain
+from geoseg.matching import suggest
 from geoseg.raster.header import band_names, read_header, read_headers
 from geoseg.raster.placement import Placement, is_finer, place
 from geoseg.raster.remote import is_remote
@@ -108,7 +109,8 @@ class Scene:
                     at=self.name,
                     expected=f"bands {', '.join(names)}",
                     found=f"bands {', '.join(self.band_names)}",
-                    change="Name its bands in order ('_' skips one): --bands, or `bands:` of the scene.",
+                    change=suggest(names, self.band_names)
+                    + "Name its bands in order ('_' skips one): --bands, or `bands:` of the scene.",
                 )
             )
         return replace(self, bands=tuple(by_name[n] for n in names))

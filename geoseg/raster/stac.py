@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 from geoseg.errors import SceneError, explain
+from geoseg.matching import suggest
 from geoseg.raster.remote import is_remote
 from geoseg.raster.scene import Resample, Scene, stack_of
 
@@ -90,7 +91,8 @@ def open_item(
                 at=path,
                 expected=", ".join(wanted) or "assets with the role data or reflectance",
                 found=", ".join(sorted(by_name)) or "no raster assets",
-                change="Name the bands with --bands, by asset key, band name or common name.",
+                change=suggest(wanted, list(by_name))
+                + "Name the bands with --bands, by asset key, band name or common name.",
             )
         )
     files: dict[str, tuple[str | Path, int | None]] = {w: (by_name[w].href, by_name[w].index) for w in wanted}

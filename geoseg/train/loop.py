@@ -1,26 +1,30 @@
-"""The training loop, read top to bottom: `train` sets up, `_fit` loops, `_step` learns."""
+"""The training loop, read top to bottom: `train` sets up, `_fit` loops, `_learn` and `_score` make epochs."""
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from geoseg.data import open_areas, read_crop, require_apart, require_one_type
 from geoseg.errors import ExecutionError, UsageError, explain
 from geoseg.files import require_writable
 from geoseg.inference import normalise
-from geoseg.legend import IGNORE_INDEX
 from geoseg.metrics import Scores, confusion
 from geoseg.models.registry import build
 from geoseg.models.store import require_free, save_package
+from geoseg.package import Card
+from geoseg.train.checkpoint import Kept, State, Unfinished, discard, identity, kept_beside
+from geoseg.train.distributed import joined
+from geoseg.train.losses import class_weights
 from geoseg.train.measure import measure, sizes
+from geoseg.train.optimise import Learner, rate_factor, to_file
 from geoseg.train.record import (
     Epoch,
     TrainEvent,
@@ -32,21 +36,16 @@ from geoseg.train.record import (
 from geoseg.train.run import Run, ahead, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
 
     from geoseg.config import Inference, TrainConfig, Training
-    from geoseg.data import Survey
     from geoseg.models.segmenter import Segmenter
 
-_WARM_UP = 0.05
-"""Share of the run in which the learning rate rises: batch statistics of fresh weights are wild."""
-_LAST_RATE = 0.01
-"""Share of the peak learning rate that is left at the end."""
-_CLIP_NORM = 1.0
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -55,15 +54,20 @@ def train(
     *,
     data_root: Path,
     overwrite: bool = False,
+    fresh: bool = False,
     on_progress: Callable[[TrainEvent], None] | None = None,
 ) -> TrainResult:
     """Trains a network and writes it as the package `out`, which appears only when it is complete.
 
-    On a CPU the same configuration gives the same weights, bit for bit, unless `minutes` cuts the run short.
-    The caller's random state is left as it was.
+    On a CPU the same configuration gives the same weights, bit for bit, unless `minutes` cuts the run short:
+    also when the process is killed and another one goes on from the state kept beside `out`. It does where
+    there is one, unless a `fresh` start is asked for. The caller's random state is left as it was.
+
+    Started by `torchrun`, several processes train together; the first one writes and tells.
 
     Raises:
-        GeosegError: `out` is taken, data does not fit, or the loss is no longer a number.
+        GeosegError: `out` is taken, data does not fit, an unfinished run of something else is in the way, or
+            the loss is no longer a number.
     """
     require_free(out, overwrite=overwrite)
     require_writable(out.absolute().parent)
@@ -71,8 +75,9 @@ def train(
     held_out = open_areas(config.validation, config=config, data_root=data_root)
     require_apart(areas, held_out)
     require_one_type((*areas, *held_out))
-    device = _device(config.training.device)
-    with _torch_state(config.training, device):
+    _require_scores(config)
+    t = config.training
+    with joined(t.device, batch_size=t.batch_size) as group, _torch_state(t, group.device):
         model = build(
             config.model.card,
             bands=len(config.bands),
@@ -80,171 +85,174 @@ def train(
             encoder_weights=config.model.encoder_weights,
         )
         _require_stride(config.inference, model.stride_px)
-        run = prepare(config, areas, held_out, device=device, on_progress=on_progress or _silent)
-        history, best = _fit(model, run)
-        model.load_state_dict(best.weights)
-        measured = measure(model, run)
+        watched = on_progress if on_progress is not None and group.is_first else _silent
+        run = prepare(config, areas, held_out, group=group, on_progress=watched)
+        with kept_beside(out, fresh=fresh, reads_only=not group.is_first) as folder:
+            run, state, best = _fitted(model, run, folder)
+            card = _finish(model, run, state, best, out, overwrite=overwrite) if group.is_first else None
+        card = Card.from_json(group.first_text(card.to_json() if card else None), source=out)
+    kept = best.epoch
+    run.tell("saved", epoch=kept.epoch, step=state.step, mean_iou=kept.mean_iou)
+    return TrainResult(
+        folder=out, card=card, epoch=kept.epoch, mean_iou=kept.mean_iou, history=tuple(state.history)
+    )
+
+
+def _fitted(model: Segmenter, run: Run, folder: Path) -> tuple[Run, State, Kept]:
+    """Trains, from where an unfinished run stopped if there is one; the model gets the weights to keep."""
+    t = run.config.training
+    learner = Learner(model, t, class_weights(run.found.class_px, t.class_weights), run.group)
+    every_s = None if t.checkpoint_minutes is None else 60 * t.checkpoint_minutes
+    unfinished = Unfinished(folder, who=identity(run, threads=torch.get_num_threads()), every_s=every_s)
+    run.group.first(0.0)  # the first process has the folder in order
+    restored = unfinished.restore(learner)
+    state = State()
+    if restored is not None:
+        state, seconds = restored
+        run = replace(run, started=time.monotonic() - seconds)
+        run.tell("resume", epoch=len(state.history) + 1, step=state.step)
+    _require_together(run, state, folder)
+    learner.begin(bands=len(run.bands))
+    try:
+        best = _fit(learner, run, state, unfinished)
+    except ExecutionError:
+        discard(folder)
+        raise
+    model.load_state_dict(best.weights)
+    return run, state, best
+
+
+def _finish(model: Segmenter, run: Run, state: State, best: Kept, out: Path, *, overwrite: bool) -> Card:
+    """Measures the network and writes the package."""
+    config = run.config
+    run.tell("measure", epoch=best.epoch.epoch, step=state.step, mean_iou=best.epoch.mean_iou)
+    measured = measure(model, run)
     patch_px, overlap_px = sizes(config, measured.context, model.stride_px)
-    card = save_package(
+    return save_package(
         out,
         model=model.to(memory_format=torch.contiguous_format),
         architecture=config.model.card,
         bands=run.bands,
-        dtype=areas[0].scene.dtype,
+        dtype=run.areas[0].scene.dtype,
         legend=config.legend,
         patch_px=patch_px,
         overlap_px=overlap_px,
         context=measured.context,
         call_bytes_per_px=measured.call_bytes_per_px,
-        gsd=gsd_range(areas),
+        gsd=gsd_range(run.areas),
         licence=config.licence,
-        provenance=provenance(run, history, best.epoch) | measured.speed,
-        attach=lambda folder: attach_history(folder, history, config.legend.names),
+        provenance=provenance(run, state.history, best.epoch) | measured.speed,
+        attach=lambda folder: attach_history(folder, state.history, config.legend.names),
         overwrite=overwrite,
     )
-    run.tell("saved", epoch=best.epoch.epoch, step=history[-1].step, mean_iou=best.epoch.mean_iou)
-    return TrainResult(
-        folder=out, card=card, epoch=best.epoch.epoch, mean_iou=best.epoch.mean_iou, history=tuple(history)
+
+
+def _fit(learner: Learner, run: Run, state: State, unfinished: Unfinished) -> Kept:
+    """Makes epochs until the run is over; returns the weights to keep."""
+
+    def keep() -> None:
+        if run.group.is_first:
+            unfinished.offer(state, learner, seconds=run.seconds)
+
+    while state.best is None or state.losses or not _is_over(run, state):
+        learner.model.train()
+        _learn(learner, run, state, keep)
+        _score(learner, run, state)
+        keep()
+    return state.best
+
+
+def _is_over(run: Run, state: State) -> bool:
+    patience = run.config.training.early_stop
+    assert state.best is not None  # noqa: S101 - asked after an epoch
+    if patience is not None and len(state.history) - state.best.epoch.epoch >= patience:
+        return True
+    return run.progress(state.step) >= 1
+
+
+def _learn(learner: Learner, run: Run, state: State, keep: Callable[[], None]) -> None:
+    """The steps of an epoch, or those that are left of it."""
+    t = run.config.training
+    last = state.history[-1].mean_iou if state.history else None
+    with closing(_batches(run, state)) as batches:
+        done = run.progress(state.step)
+        while len(state.losses) < t.steps_per_epoch and not (state.losses and done >= 1):
+            share = rate_factor(done, warm_up=t.warm_up, final_rate=t.final_rate)
+            state.rate = t.learning_rate * share
+            loss = learner.step(batches, rate=state.rate, at=state.step)
+            state.losses.append(loss)
+            state.step += 1
+            run.tell(
+                "step",
+                epoch=len(state.history) + 1,
+                step=state.step,
+                loss=loss,
+                mean_iou=last,
+                learning_rate=state.rate,
+            )
+            keep()
+            done = run.progress(state.step)
+
+
+def _score(learner: Learner, run: Run, state: State) -> None:
+    """Ends an epoch: adds its line to the history, and keeps its weights if they are the best so far."""
+    record = Epoch(
+        epoch=len(state.history) + 1,
+        step=state.step,
+        loss=math.fsum(state.losses) / len(state.losses),
+        learning_rate=state.rate,
+        scores=_validate(learner, run),
+        seconds=run.seconds,
+        waited_s=state.waited_s,
+    )
+    state.history.append(record)
+    state.losses, state.waited_s = [], 0.0
+    best = state.best
+    if best is None or record.mean_iou is None or record.mean_iou > (best.epoch.mean_iou or 0.0):
+        weights = {name: to_file(value) for name, value in learner.scored.state_dict().items()}
+        state.best = Kept(epoch=record, weights=weights)
+    run.tell(
+        "epoch",
+        epoch=record.epoch,
+        step=state.step,
+        loss=record.loss,
+        mean_iou=record.mean_iou,
+        learning_rate=record.learning_rate,
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Kept:
-    """The weights worth keeping so far."""
-
-    epoch: Epoch
-    weights: dict[str, Tensor]
-
-
-def _fit(model: Segmenter, run: Run) -> tuple[list[Epoch], _Kept]:
-    """The epochs, and the one that is kept."""
-    t = run.config.training
-    # Channels last takes a fifth less time than torch's default layout.
-    model.to(run.device).to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=t.learning_rate, weight_decay=t.weight_decay)
-    class_weights = _class_weights(run.found, t.class_weights).to(run.device)
-    step, history = 0, list[Epoch]()
-    best: _Kept | None = None
-    while best is None or run.progress(step) < 1:
-        losses, waited, rate = list[float](), 0.0, 0.0
-        model.train()
-        for pixels, target, wait in _batches(run, epoch=len(history)):
-            rate = t.learning_rate * rate_factor(run.progress(step))
-            losses.append(_step(model, optimiser, pixels, target, rate=rate, weights=class_weights, at=step))
-            step, waited = step + 1, waited + wait
-            run.tell("step", epoch=len(history) + 1, step=step, loss=losses[-1])
-            if run.progress(step) >= 1:
-                break
-        record = Epoch(
-            epoch=len(history) + 1,
-            step=step,
-            loss=math.fsum(losses) / len(losses),
-            learning_rate=rate,
-            scores=_validate(model, run),
-            seconds=run.seconds,
-            waited_s=waited,
-        )
-        history.append(record)
-        run.tell("epoch", epoch=record.epoch, step=step, loss=record.loss, mean_iou=record.mean_iou)
-        if best is None or record.mean_iou is None or record.mean_iou > (best.epoch.mean_iou or 0.0):
-            best = _Kept(epoch=record, weights={k: v.detach().clone() for k, v in model.state_dict().items()})
-    return history, best
-
-
-def rate_factor(progress: float) -> float:
-    """Share of the peak learning rate at a share of the run: up in a line, then down along a cosine."""
-    if progress < _WARM_UP:
-        return max(progress / _WARM_UP, _LAST_RATE)
-    past = min((progress - _WARM_UP) / (1 - _WARM_UP), 1.0)
-    return _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * past)) / 2
-
-
-def _step(
-    model: Segmenter,
-    optimiser: torch.optim.Optimizer,
-    pixels: Tensor,
-    target: Tensor,
-    *,
-    rate: float,
-    weights: Tensor,
-    at: int,
-) -> float:
-    """One step down the gradient; returns the loss before it."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    with _autocast(pixels.device):
-        logits = model(pixels)
-    loss = functional.cross_entropy(logits, target, weight=weights, ignore_index=IGNORE_INDEX)
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise ExecutionError(
-            explain(
-                "training has diverged",
-                at=f"step {at + 1}",
-                expected="a finite loss",
-                found=f"{value}, at learning rate {rate:.3g}",
-                change="Lower `learning_rate`; check the scenes for extreme values that are really nodata.",
-            )
-        )
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP_NORM)
-    optimiser.step()
-    return value
-
-
-def _class_weights(found: Survey, kind: str) -> Tensor:
-    """Weight of each class in the loss; they average 1 over the labelled pixels."""
-    if kind == "none":
-        return torch.ones(len(found.class_px))
-    share = found.class_px / found.class_px.sum()
-    raw = np.divide(1, np.sqrt(share), out=np.zeros_like(share), where=share > 0)
-    return torch.from_numpy((raw / (raw * share).sum()).astype(np.float32))
-
-
-def _validate(model: Segmenter, run: Run) -> Scores | None:
-    """Scores over the validation windows; None when there are none."""
+def _validate(learner: Learner, run: Run) -> Scores | None:
+    """Scores over the validation windows, each process's share together; None when there are none."""
     if not run.validation:
         return None
+    group, model = run.group, learner.scored
+    group.share_buffers(model)
     classes = len(run.config.legend)
     matrix = np.zeros((classes, classes + 1), np.int64)
     model.eval()
-    crops = ahead(
-        lambda i: read_crop(*run.validation[i]), len(run.validation), workers=run.config.training.workers
-    )
+    windows = run.validation[group.rank :: group.size]
+    crops = ahead(lambda i: read_crop(*windows[i]), len(windows), workers=run.config.training.workers)
     with torch.inference_mode(), closing(crops):
         for crop in crops:
-            pixels = _on_device(normalise(crop.values, crop.valid, run.bands)[None], run.device)
-            with _autocast(run.device):
+            pixels = _on_device(normalise(crop.values, crop.valid, run.bands)[None], group.device)
+            with learner.autocast():
                 logits = model(pixels)
             matrix += confusion(crop.target, logits[0].argmax(0).to(torch.uint8).cpu().numpy(), classes)
-    return Scores.of(matrix)
+    return Scores.of(group.total(matrix))
 
 
-def _batches(run: Run, *, epoch: int) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """Pixels and targets on the device, and the seconds waited for them, for each step of an epoch."""
+def _batches(run: Run, state: State) -> Generator[tuple[Tensor, Tensor]]:
+    """Pixels and targets on the device: the batches that are left of the epoch. Counts the time they take."""
     t = run.config.training
-    with closing(ahead(lambda i: run.batch(epoch, i), t.steps_per_epoch, workers=t.workers)) as batches:
+    epoch, first = len(state.history), len(state.losses) * t.accumulate
+    count = t.steps_per_epoch * t.accumulate - first
+    with closing(ahead(lambda i: run.batch(epoch, first + i), count, workers=t.workers)) as batches:
         asked = time.monotonic()
         for pixels, target in batches:
-            waited = time.monotonic() - asked
-            yield _on_device(pixels, run.device), torch.from_numpy(target).to(run.device).long(), waited
+            state.waited_s += time.monotonic() - asked
+            device = run.group.device
+            yield _on_device(pixels, device), torch.from_numpy(target).to(device).long()
             asked = time.monotonic()
-
-
-def _device(wanted: str) -> torch.device:
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            explain(
-                "there is no such device",
-                at="training.device",
-                expected="a GPU that torch can use",
-                found="none",
-                change="Say `device: auto` or `device: cpu`.",
-            )
-        )
-    has_gpu = wanted != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if has_gpu else "cpu")
 
 
 @contextmanager
@@ -260,13 +268,37 @@ def _torch_state(training: Training, device: torch.device) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def _autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where that is fast, which it is on GPUs."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
-
-
 def _on_device(pixels: NDArray[np.float32], device: torch.device) -> Tensor:
     return torch.from_numpy(pixels).to(device, memory_format=torch.channels_last)
+
+
+def _require_together(run: Run, state: State, folder: Path) -> None:
+    """Returns when all processes stand at the same step: they may be machines with folders of their own."""
+    there = int(run.group.first(state.step))
+    differs = run.group.mean(float(there != state.step)) > 0
+    if differs:
+        raise UsageError(
+            explain(
+                "the processes do not see the same unfinished run",
+                at=folder,
+                expected=f"the state of step {there} for all of them",
+                found=f"step {state.step} for process {run.group.rank}",
+                change="Put the output on a file system they share, or start over with --fresh.",
+            )
+        )
+
+
+def _require_scores(config: TrainConfig) -> None:
+    if config.training.early_stop is not None and not config.validation:
+        raise UsageError(
+            explain(
+                "nothing says when to stop early",
+                at="training.early_stop",
+                expected="scenes to score each epoch on",
+                found="no `validation`",
+                change="Add `validation`, or leave `early_stop` out.",
+            )
+        )
 
 
 def _require_stride(inference: Inference, stride_px: int) -> None:

@@ -45,7 +45,7 @@ def measure(model: Segmenter, run: Run) -> Measured:
     model.eval()
     speed = measure_speed(model, run)
     context = measure_context(
-        lambda images: _logits(model, images, run.device), samples(run), stride_px=model.stride_px
+        lambda images: _logits(model, images, run.group.device), samples(run), stride_px=model.stride_px
     )
     model.to("cpu")
     memory = call_bytes_per_px(
@@ -59,7 +59,7 @@ def measure(model: Segmenter, run: Run) -> Measured:
 
 def measure_speed(model: Segmenter, run: Run) -> dict[str, float]:
     """Forward speed of one thread, as prediction runs the network: `geoseg plan` estimates time with it."""
-    patch = torch.zeros((1, len(run.bands), run.patch_px, run.patch_px), device=run.device)
+    patch = torch.zeros((1, len(run.bands), run.patch_px, run.patch_px), device=run.group.device)
     patch = patch.to(memory_format=torch.channels_last)
     times, threads = [], torch.get_num_threads()
     torch.set_num_threads(1)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from geoseg.facts import facts_of, versions
+from geoseg.metrics import Scores
 from geoseg.package import CURVES_NAME, HISTORY_NAME, GsdRange
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from geoseg.data import Area
-    from geoseg.metrics import Scores
     from geoseg.package import Card
     from geoseg.train.run import Run
 
@@ -26,12 +26,17 @@ _GSD_TOLERANCE = 2.0
 """A model fits pixels from the smallest it has seen divided by this to the largest times this."""
 
 
+Stage = Literal["survey", "resume", "step", "epoch", "measure", "saved"]
+"""Scenes are read; an unfinished run goes on; a step was made; an epoch was scored; the finished network is
+measured, which takes up to half a minute; the package is there."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainEvent:
     """What a progress display is told."""
 
-    stage: Literal["survey", "step", "epoch", "saved"]
-    """Scenes are read; a step was made; an epoch was scored; the package is there."""
+    stage: Stage
+    """What has happened, or for "survey" and "measure" begins, and tells no more until it is over."""
     epoch: int
     """From 1; 0 before the first."""
     step: int
@@ -43,7 +48,11 @@ class TrainEvent:
     loss: float | None = None
     """Of this step, or the mean of this epoch."""
     mean_iou: float | None = None
-    """On the validation windows, for stage "epoch"."""
+    """On the validation windows, when they were scored last; for stage "saved" that of the epoch kept."""
+    learning_rate: float | None = None
+    """Of this step, or the last one of this epoch."""
+    seconds_left: float | None = None
+    """How long the remaining steps will take, going by those made; None before the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +78,18 @@ class Epoch:
     def mean_iou(self) -> float | None:
         """On the validation windows."""
         return self.scores.mean_iou if self.scores else None
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """As plain JSON values; `of` restores an equal value."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        return plain | {"scores": self.scores.model_dump(mode="json") if self.scores else None}
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Epoch:
+        """The epoch in a `document`."""
+        scores = document["scores"]
+        return cls(**{**document, "scores": Scores.model_validate(scores) if scores else None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +123,8 @@ def provenance(run: Run, history: Sequence[Epoch], kept: Epoch) -> dict[str, Any
         "config": run.config.model_dump(mode="json"),
         "seed": run.config.training.seed,
         "versions": versions("torch", "segmentation-models-pytorch", "numpy"),
-        "device": run.device.type,
+        "device": run.group.device.type,
+        "processes": run.group.size,
         "threads": run.config.training.threads or torch.get_num_threads(),
         "scenes": [
             {"name": a.scene.name, "fingerprint": a.scene.fingerprint, "window": str(a.window)}

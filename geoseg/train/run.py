@@ -7,7 +7,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -22,10 +22,11 @@ from geoseg.train.record import TrainEvent
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    import torch
     from numpy.typing import NDArray
 
     from geoseg.config import TrainConfig
+    from geoseg.train.distributed import Group
+    from geoseg.train.record import Stage
     from geoseg.windows import Window
 
 _log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Run:
     found: Survey
     bands: tuple[Band, ...]
     validation: tuple[tuple[Area, Window], ...]
-    device: torch.device
+    group: Group
     on_progress: Callable[[TrainEvent], None]
     started: float = field(default_factory=time.monotonic)
 
@@ -64,18 +65,35 @@ class Run:
         return _large_px(self.config)
 
     def progress(self, step: int) -> float:
-        """Share of the run that is over after `step` steps: of steps or of time, whichever is more."""
-        minutes = self.config.training.minutes
-        return max(step / self.steps, self.seconds / (60 * minutes) if minutes else 0.0)
+        """Share of the run that is over after `step` steps: of steps or of time, whichever is more.
 
-    def tell(self, stage: Literal["survey", "step", "epoch", "saved"], **facts: Any) -> None:
+        All processes of a group are to ask together: the first one's clock counts.
+        """
+        minutes = self.config.training.minutes
+        if minutes is None:
+            return step / self.steps
+        return self.group.first(max(step / self.steps, self.seconds / (60 * minutes)))
+
+    def tell(self, stage: Stage, *, step: int, **facts: Any) -> None:
         """Pass an event on to whoever watches."""
-        self.on_progress(TrainEvent(stage=stage, steps=self.steps, seconds=self.seconds, **facts))
+        minutes, left = self.config.training.minutes, None
+        if step:
+            left = self.seconds * (self.steps / step - 1)
+            left = min(left, max(0.0, 60 * minutes - self.seconds)) if minutes else left
+        event = TrainEvent(
+            stage=stage, step=step, steps=self.steps, seconds=self.seconds, seconds_left=left, **facts
+        )
+        self.on_progress(event)
 
     def batch(self, epoch: int, number: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Pixels (n, bands, p, p), normalised and varied, and targets (n, p, p) of one step of an epoch."""
+        """Pixels (n, bands, p, p), normalised and varied, and targets (n, p, p) of one batch of an epoch.
+
+        These are the batch's windows, or this process's share of them.
+        """
         size = self.config.training.batch_size
-        examples = [self._example(epoch, number * size + i) for i in range(size)]
+        share = size // self.group.size
+        first = number * size + self.group.rank * share
+        examples = [self._example(epoch, first + i) for i in range(share)]
         return np.stack([pixels for pixels, _ in examples]), np.stack([target for _, target in examples])
 
     def _example(self, epoch: int, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -101,7 +119,7 @@ def prepare(
     areas: tuple[Area, ...],
     held_out: tuple[Area, ...],
     *,
-    device: torch.device,
+    group: Group,
     on_progress: Callable[[TrainEvent], None],
 ) -> Run:
     """The run as far as it can be known beforehand: one pass over the training areas.
@@ -127,7 +145,7 @@ def prepare(
         found=found,
         bands=bands,
         validation=_validation_windows(held_out, config),
-        device=device,
+        group=group,
         on_progress=on_progress,
     )
 

@@ -10,9 +10,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pyproj import CRS, Geod, Transformer
+from pyproj import CRS
 
 from geoseg.errors import SceneError, explain
+from geoseg.vector.ellipsoid import DIFFERENCE_M, Surface, geod_of, horizontal, unit_of
 
 if TYPE_CHECKING:
     from affine import Affine
@@ -26,18 +27,15 @@ _LATTICE_M = 8000.0
 
 _LATTICE_MAX_PX = 256
 
-_DIFFERENCE_M = 1000.0
-"""Half the base of the difference quotients: errs by 1e-8, and tolerances of inverse projections by 1e-7."""
-
 _ROWS_AT_ONCE = 256
 
 
 def pixel_areas(geobox: GeoBox, window: Window) -> NDArray[np.floating]:
     """Area in m2 of each pixel of `window`, in a shape that broadcasts to the window's.
 
-    The area of a pixel does not depend on the window it is asked for with. Areas that vary are rounded to
-    24 bits (6e-8 of their value): sums of up to 2**29 similar pixels are then exact in float64, hence the
-    same in any order, hence for any tiling.
+    The area of a pixel does not depend on the window it is asked for with. Areas are rounded to 24 bits
+    (6e-8 of their value): sums of up to 2**29 similar pixels are then exact in float64, hence the same in any
+    order, hence for any tiling.
 
     Unrotated geographic grids give (height, 1), planar CRSs without a tie to the Earth (1, 1), others the
     window's shape. Without a CRS nobody can know: NaN, of shape (1, 1).
@@ -47,38 +45,15 @@ def pixel_areas(geobox: GeoBox, window: Window) -> NDArray[np.floating]:
     """
     if geobox.crs is None:
         return np.full((1, 1), np.nan)
-    crs, transform = _horizontal(CRS.from_user_input(geobox.crs.proj)), geobox.affine
-    unit = float(crs.axis_info[0].unit_conversion_factor) if crs.axis_info else 1.0
+    crs, transform = horizontal(CRS.from_user_input(geobox.crs.proj)), geobox.affine
+    unit = unit_of(crs)
     if crs.geodetic_crs is None:
-        return np.full((1, 1), abs(transform.determinant) * unit**2)
+        return _round24(np.full((1, 1), abs(transform.determinant) * unit**2))
     if crs.is_geographic and transform.b == transform.d == 0:
         return _of_parallels(crs, transform, window, radian=unit)
-    radius = _geod(crs).a if crs.is_geographic else 1.0
+    radius = geod_of(crs).a if crs.is_geographic else 1.0
     size_m = math.sqrt(abs(transform.determinant)) * unit * radius
     return _interpolated(crs, transform, window, size_m=size_m)
-
-
-def _horizontal(crs: CRS) -> CRS:
-    """The part of a CRS that speaks of east and north: heights and datum shifts left out."""
-    if crs.is_bound and crs.source_crs is not None:
-        return _horizontal(crs.source_crs)
-    return _horizontal(crs.sub_crs_list[0]) if crs.is_compound else crs
-
-
-def _geod(crs: CRS) -> Geod:
-    """The ellipsoid of a CRS that is tied to one."""
-    geod = crs.get_geod()
-    if geod is None:
-        raise SceneError(
-            explain(
-                "pixel areas cannot be computed",
-                at=crs.name,
-                expected="a CRS with an ellipsoid",
-                found="none",
-                change="Correct the scene's CRS, or leave polygons out with --no-polygons.",
-            )
-        )
-    return geod
 
 
 def _round24(areas: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -87,7 +62,7 @@ def _round24(areas: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _of_parallels(crs: CRS, transform: Affine, window: Window, *, radian: float) -> NDArray[np.float64]:
     """Areas between parallels, in closed form, one per row: shape (height, 1)."""
-    geod = _geod(crs)
+    geod = geod_of(crs)
     rows = np.arange(window.row, window.stop_row + 1, dtype=np.float64)
     latitude = np.clip((transform.f + transform.e * rows) * radian, -math.pi / 2, math.pi / 2)
     sine, e = np.sin(latitude), math.sqrt(geod.es)
@@ -103,7 +78,7 @@ def _interpolated(crs: CRS, transform: Affine, window: Window, *, size_m: float)
     step = int(np.clip(_LATTICE_M / size_m, 1, _LATTICE_MAX_PX))
     node_rows = np.arange(window.row // step, -(-window.stop_row // step) + 1) * step
     node_cols = np.arange(window.col // step, -(-window.stop_col // step) + 1) * step
-    nodes = _at_points(crs, transform, node_rows, node_cols, reach_px=_DIFFERENCE_M / size_m)
+    nodes = _at_points(crs, transform, node_rows, node_cols, reach_px=DIFFERENCE_M / size_m)
     nodes = _fill_outside(nodes, crs, transform, window)
     areas = np.empty(window.shape, np.float32)
     j, v = _between(window.col, window.stop_col, step)
@@ -132,36 +107,10 @@ def _at_points(
 ) -> NDArray[np.float64]:
     """Area of one pixel at each node, shape (rows, cols); NaN outside the CRS's domain.
 
-    The cross product of the two tangents of the ellipsoid, along a row and along a column of pixels, in
-    earth-centred coordinates: no longitude wraps, poles are points like others, and projections that take
-    the Earth for a sphere (web Mercator) are seen as they are.
+    The cross product of the two tangents of the ellipsoid, along a row and along a column of pixels.
     """
-    x, y = np.meshgrid(cols.astype(np.float64), rows.astype(np.float64))
-    surface = _Surface(crs, transform)
-    along_row = surface.at(x + reach_px, y) - surface.at(x - reach_px, y)
-    along_col = surface.at(x, y + reach_px) - surface.at(x, y - reach_px)
-    product = np.cross(along_row, along_col) / (2 * reach_px) ** 2
-    return np.asarray(np.linalg.norm(product, axis=-1), np.float64)
-
-
-class _Surface:
-    """Earth-centred coordinates of places in the pixel plane."""
-
-    def __init__(self, crs: CRS, transform: Affine) -> None:
-        base = crs.geodetic_crs or crs
-        self._to_base = Transformer.from_crs(crs, base, always_xy=True)
-        self._radian = float(base.axis_info[0].unit_conversion_factor)
-        self._geod = _geod(crs)
-        self._transform = transform
-
-    def at(self, col: NDArray[np.float64], row: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Metres, shape (..., 3); NaN where there is no such place."""
-        t, a, es = self._transform, self._geod.a, self._geod.es
-        angles = self._to_base.transform(t.a * col + t.b * row + t.c, t.d * col + t.e * row + t.f)
-        lon, lat = (np.where(np.isfinite(v), v, np.nan) * self._radian for v in angles)
-        normal = a / np.sqrt(1 - es * np.sin(lat) ** 2)
-        ring = normal * np.cos(lat)
-        return np.stack([ring * np.cos(lon), ring * np.sin(lon), normal * (1 - es) * np.sin(lat)], axis=-1)
+    along_row, along_col = Surface(crs, transform).tangents(rows, cols, reach_px=reach_px)
+    return np.asarray(np.linalg.norm(np.cross(along_row, along_col), axis=-1), np.float64)
 
 
 def _fill_outside(
@@ -179,5 +128,5 @@ def _fill_outside(
                 change="Correct the scene's georeference, or leave polygons out with --no-polygons.",
             )
         )
-    planar = abs(transform.determinant) * float(crs.axis_info[0].unit_conversion_factor) ** 2
+    planar = abs(transform.determinant) * unit_of(crs) ** 2
     return np.where(known, nodes, planar)

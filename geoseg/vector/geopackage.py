@@ -1,42 +1,46 @@
 """The polygons of a scene as one styled GeoPackage layer, written batch by batch.
 
-The same regions in the same batches give the same bytes: nothing in the file depends on the clock.
+GDAL makes the empty file with everything the format wants. Rows and spatial index are put in as finished
+pages (`pages`, `rtree`), many times faster than through SQL; the rest, small things, through SQLite. The
+same features in the same batches give the same bytes: nothing in the file depends on the clock.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import warnings
-from contextlib import closing, contextmanager
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-import pyogrio
-import pyogrio.errors
-import shapely
 
-from geoseg.errors import LabelError, OutputError, explain
-from geoseg.vector.merge import RegionBatch
-from geoseg.vector.polygons import no_polygons
+from geoseg.errors import OutputError, explain
+from geoseg.vector.features import NO_CONFIDENCE, regroup, require_named
+from geoseg.vector.rtree import PackedTree
 from geoseg.vector.style import polygon_qml, polygon_sld
+from geoseg.vector.summary import Totals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from odc.geo.geobox import GeoBox
 
-    from geoseg.legend import Legend
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-"""The date in files whose makers gave none."""
+    from geoseg.vector.features import FeatureBatch, Layer
+    from geoseg.vector.pages import BulkTable, PageFile, Rows
+    from geoseg.vector.reproject import Placing
 
 GEOMETRY = "geom"
+SUMMARY = "class_summary"
+"""Name of the table of totals by class."""
 
 _FEATURES_AT_ONCE = 20_000
-"""Small batches are put together until there are this many: opening the file again has its price."""
+"""Small batches are put together until there are this many: leaves of the index are made of each lot."""
+_MOST_AT_ONCE = 20_000
+"""Large ones are cut: their geometries exist twice for a moment."""
 
 _SIDECARS = ("", "-journal", "-wal", "-shm")
 
@@ -58,34 +62,34 @@ CREATE TABLE layer_styles (
     update_time DATETIME DEFAULT CURRENT_TIMESTAMP
 )"""
 
+_CLASS_SUMMARY = f"""
+CREATE TABLE {SUMMARY} (
+    fid INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,
+    class_id INTEGER,
+    class_name TEXT,
+    color TEXT,
+    polygons INTEGER,
+    pixels INTEGER,
+    area_m2 REAL,
+    share REAL,
+    mean_confidence REAL,
+    area_change_m2 REAL
+)"""
 
-def write_geopackage(
-    path: Path,
-    batches: Iterable[RegionBatch],
-    *,
-    geobox: GeoBox,
-    legend: Legend,
-    layer: str = "landuse",
-    description: str = "",
-    metadata: Mapping[str, str] | None = None,
-    date: datetime = EPOCH,
-) -> int:
-    """Number of polygons written to the one layer of a new GeoPackage, its style embedded.
 
-    Columns: class_id, class_name, area_m2, pixels, mean_confidence (percent, null where there is none),
-    region_id. Polygons are in the scene's CRS. No polygons at all give a valid file with an empty layer.
+def write_geopackage(path: Path, batches: Iterable[FeatureBatch], *, layer: Layer) -> Totals:
+    """Totals of what was written to the one layer of a new GeoPackage.
+
+    Columns: region_id, class_id, class_name, area_m2, perimeter_m, pixels, mean_confidence and
+    min_confidence (percent, null where there is none), and the shares the layer asks for. Beside the layer
+    lie its style (`layer_styles`) and a table of totals by class (`class_summary`). No features at all give
+    a valid file with an empty layer.
 
     Args:
         path: what is there, a stale journal included, is replaced; ends in `.gpkg`. Syncing the finished
             file and renaming it into place is the caller's business.
-        batches: finished regions, in the order they are to be written; asked for one at a time.
-        geobox: the scene's grid.
-        legend: names and colours of every class id that occurs.
-        layer: name of the layer and its table.
-        description: what the layer is, for people.
-        metadata: keys and values stored with the layer (GDAL 3.12 spills those of the dataset into an
-            `.aux.xml` as soon as somebody reads the file).
-        date: written wherever the format wants one.
+        batches: finished features, in the order they are to be written; asked for one at a time.
+        layer: what they have in common.
 
     Raises:
         LabelError: when a class id is not in the legend.
@@ -93,178 +97,274 @@ def write_geopackage(
     """
     if path.suffix.lower() != ".gpkg":
         raise ValueError(f"a GeoPackage ends in .gpkg, {path.name!r} does not")
-    with _explained(path):
+    from geoseg.vector.reproject import placing
+
+    placed = placing(layer)
+    totals = Totals()
+    with explained(path):
         for sidecar in _SIDECARS:
             path.with_name(path.name + sidecar).unlink(missing_ok=True)
-    # Nothing is worth syncing before the file is whole.
-    with _gdal_options(OGR_CURRENT_DATE=_timestamp(date), OGR_SQLITE_SYNCHRONOUS="OFF"):
-        count = _write_layer(
-            path, batches, geobox=geobox, legend=legend, layer=layer, about=(description, metadata)
-        )
-    with _explained(path):
-        _embed_style(path, legend=legend, layer=layer, date=date)
-        _check_count(path, layer, count)
-    return count
+        _create(path, layer, multi=placed.multi)
+        empty = _prepare(path, layer)
+    with ExitStack() as stack:
+        with explained(path):
+            table = _Table.of(stack.enter_context(path.open("r+b")), empty, layer, placed)
+        for batch in regroup(batches, at_least=_FEATURES_AT_ONCE, at_most=_MOST_AT_ONCE):
+            totals.add(batch)
+            rows = table.rows(batch)
+            with explained(path):
+                _append(table, rows)
+        with explained(path):
+            table.finish()
+    with explained(path), closing(_connect(path)) as connection:
+        connection.execute("BEGIN")
+        _complete(connection, table, empty)
+        _embed_style(connection, layer)
+        _add_summary(connection, totals, layer)
+        connection.execute("COMMIT")
+        _check_count(connection, layer.name, totals.count)
+    return totals
 
 
-def _write_layer(
-    path: Path,
-    batches: Iterable[RegionBatch],
-    *,
-    geobox: GeoBox,
-    legend: Legend,
-    layer: str,
-    about: tuple[str, Mapping[str, str] | None],
-) -> int:
-    """Number of polygons written; the first append creates the file, its metadata and its spatial index."""
-    description, metadata = about
-    creation: dict[str, Any] = {
-        "layer_options": {
-            "GEOMETRY_NAME": GEOMETRY,
-            "IDENTIFIER": layer,
-            "DESCRIPTION": description,
-            "SPATIAL_INDEX": "YES",
-        },
-        "layer_metadata": dict(metadata) if metadata else None,
-        "crs": None if geobox.crs is None else geobox.crs.to_wkt(),
-    }
-    count = 0
-    for geometry, columns in _gathered(batches, geobox, legend):
-        _append(path, geometry, columns, layer=layer, append=count > 0, creation=creation)
-        count += len(geometry)
-    if not count:
-        geometry, columns = _features(_no_regions(), geobox, legend)
-        _append(path, geometry, columns, layer=layer, append=False, creation=creation)
-    return count
+def _create(path: Path, layer: Layer, *, multi: bool) -> None:
+    """An empty layer as GDAL makes it: reference systems, metadata, index, triggers."""
+    import pyogrio
 
-
-def _append(
-    path: Path,
-    geometry: NDArray[Any],
-    columns: dict[str, NDArray[Any]],
-    *,
-    layer: str,
-    append: bool,
-    creation: dict[str, Any],
-) -> None:
-    with _explained(path), warnings.catch_warnings():
+    crs = layer.crs or (None if layer.geobox.crs is None else layer.geobox.crs)
+    columns = _no_columns(layer)
+    with _gdal_options(OGR_CURRENT_DATE=_timestamp(layer.date)), warnings.catch_warnings():
         # A scene without a CRS is written without one: that is what it is.
         warnings.filterwarnings("ignore", message="'crs' was not provided", category=UserWarning)
         pyogrio.raw.write(
             path,
-            geometry,
+            np.empty(0, object),
             list(columns.values()),
             list(columns),
-            layer=layer,
+            layer=layer.name,
             driver="GPKG",
-            geometry_type="Polygon",
-            append=append,
-            **({"crs": creation["crs"]} if append else creation),
+            geometry_type="MultiPolygon" if multi else "Polygon",
+            crs=None if crs is None else crs.to_wkt(),
+            layer_options={
+                "GEOMETRY_NAME": GEOMETRY,
+                "IDENTIFIER": layer.name,
+                "DESCRIPTION": layer.description,
+                "SPATIAL_INDEX": "YES",
+            },
+            layer_metadata=dict(layer.metadata) or None,
         )
 
 
-def _gathered(
-    batches: Iterable[RegionBatch], geobox: GeoBox, legend: Legend
-) -> Iterator[tuple[NDArray[Any], dict[str, NDArray[Any]]]]:
-    """Features of consecutive batches, put together while they are few; never an empty lot."""
-    waiting: list[tuple[NDArray[Any], dict[str, NDArray[Any]]]] = []
-    for batch in batches:
-        if len(batch):
-            waiting.append(_features(batch, geobox, legend))
-        if sum(len(g) for g, _ in waiting) >= _FEATURES_AT_ONCE:
-            yield _joined(waiting)
-            waiting = []
-    if waiting:
-        yield _joined(waiting)
-
-
-def _joined(
-    lots: list[tuple[NDArray[Any], dict[str, NDArray[Any]]]],
-) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
-    names = list(lots[0][1])
-    columns = {name: np.concatenate([columns[name] for _, columns in lots]) for name in names}
-    return np.concatenate([geometry for geometry, _ in lots]), columns
-
-
-def _features(
-    batch: RegionBatch, geobox: GeoBox, legend: Legend
-) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
-    """WKB polygons in the scene's CRS, outer rings counter-clockwise, and the columns of the layer."""
-    geometry = batch.polygons.to_shapely(geobox.affine)
-    if geobox.affine.determinant > 0:  # canonical rings run clockwise; a flipped axis turns them round
-        geometry = shapely.orient_polygons(geometry)
-    columns = {
-        "class_id": batch.class_id.astype(np.int32),
-        "class_name": _names(batch.class_id, legend),
-        "area_m2": batch.area_m2,
-        "pixels": batch.pixels,
-        "mean_confidence": batch.mean_confidence,
-        "region_id": batch.region_id,
+def _no_columns(layer: Layer) -> dict[str, NDArray[Any]]:
+    """The columns of the layer, without a value."""
+    types: dict[str, Any] = {
+        "region_id": np.int64,
+        "class_id": np.int32 if layer.codes is None else np.int64,
+        "class_name": object,
+        "area_m2": np.float64,
+        "perimeter_m": np.float64,
+        "pixels": np.int64,
+        "mean_confidence": np.float64,
+        "min_confidence": np.int32,
+        **dict.fromkeys(layer.share_names, np.float64),
     }
-    return np.asarray(shapely.to_wkb(geometry), object), columns
+    return {name: np.empty(0, dtype) for name, dtype in types.items()}
 
 
-def _names(class_id: NDArray[np.uint8], legend: Legend) -> NDArray[Any]:
-    unknown = legend.unknown(class_id)
-    if unknown or (class_id == legend.nodata).any():
-        raise LabelError(
-            explain(
-                "polygons of a class without a name",
-                at="class_id",
-                expected=f"ids of the legend: {legend.ids.tolist()}",
-                found=unknown or f"nodata, {legend.nodata}",
-                change="Give a legend that names every class of the raster.",
-            )
+def _connect(path: Path) -> sqlite3.Connection:
+    """A connection that syncs nothing and could not undo anything: the file is not whole before its end."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    # GDAL's configuration may have made the file otherwise than pages can be written into it.
+    for setting in ("journal_mode = DELETE", "journal_mode = OFF", "synchronous = OFF"):
+        connection.execute(f"PRAGMA {setting}")
+    return connection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Empty:
+    """What SQLite says of the file before it is filled."""
+
+    srs_id: int
+    triggers: tuple[str, ...]
+    """Those of the table of features, as SQL: put aside while it is filled."""
+    roots: dict[str, int]
+    """Root page of each table."""
+
+
+def _prepare(path: Path, layer: Layer) -> _Empty:
+    """Put triggers aside and look up where tables begin."""
+    with closing(_connect(path)) as connection:
+        if connection.execute("PRAGMA auto_vacuum").fetchone() != (0,):
+            connection.execute("PRAGMA auto_vacuum = NONE")
+            connection.execute("VACUUM")
+        query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ? ORDER BY rowid"
+        triggers = connection.execute(query, (layer.name,)).fetchall()
+        for name, _ in triggers:
+            connection.execute(f"DROP TRIGGER {_quoted(name)}")
+        query = "SELECT srs_id FROM gpkg_geometry_columns WHERE table_name = ?"
+        (srs_id,) = connection.execute(query, (layer.name,)).fetchone()
+        roots = dict(connection.execute("SELECT name, rootpage FROM sqlite_master WHERE type = 'table'"))
+    return _Empty(srs_id=srs_id, triggers=tuple(sql for _, sql in triggers), roots=roots)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Table:
+    """The table of features and its index while they are filled."""
+
+    layer: Layer
+    placed: Placing
+    srs_id: int
+    pages: PageFile
+    features: BulkTable
+    tree: PackedTree
+    box: NDArray[np.float64] = field(default_factory=lambda: np.array([np.inf, np.inf, -np.inf, -np.inf]))
+    """Around all features: least x, least y, greatest x, greatest y."""
+
+    @classmethod
+    def of(cls, file: IO[bytes], empty: _Empty, layer: Layer, placed: Placing) -> _Table:
+        from geoseg.vector.pages import BulkTable, PageFile
+
+        pages = PageFile.of(file)
+        index = _index_name(layer)
+        features, rows, nodes = (
+            BulkTable(pages=pages, root=empty.roots[name])
+            for name in (layer.name, f"{index}_rowid", f"{index}_node")
         )
-    names = np.empty(256, object)
-    names[legend.ids] = legend.names
-    return names[class_id]
+        tree = PackedTree(rows=rows, nodes=nodes)
+        return cls(layer=layer, placed=placed, srs_id=empty.srs_id, pages=pages, features=features, tree=tree)
 
+    @property
+    def count(self) -> int:
+        return self.features.next_id - 1
 
-def _embed_style(path: Path, *, legend: Legend, layer: str, date: datetime) -> None:
-    """Add the layer_styles table from which QGIS takes a layer's default style."""
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute(_LAYER_STYLES)
-        connection.execute(
-            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column,"
-            " styleName, styleQML, styleSLD, useAsDefault, description, owner, ui, update_time)"
-            " VALUES ('', '', ?, ?, ?, ?, ?, 1, ?, '', NULL, ?)",
-            (
-                layer,
-                GEOMETRY,
-                layer,
-                polygon_qml(legend),
-                polygon_sld(legend, layer=layer),
-                f"Classes of {layer}",
-                _timestamp(date),
+    def rows(self, batch: FeatureBatch) -> tuple[Rows, NDArray[np.float64]]:
+        """Rows of the features, and their boxes."""
+        from geoseg.vector.pages import BLOB, INT, NULL_INT, REAL, ROW_ID, TEXT, Rows
+        from geoseg.vector.wkb import encode
+
+        require_named(batch.class_id, self.layer.legend)
+        encoded = encode(self.placed.place(batch.outlines), multi=self.placed.multi, srs_id=self.srs_id)
+        shares = [] if batch.shares is None else list(batch.shares.T)
+        least = batch.min_confidence.astype(np.int64)
+        names = np.zeros(256, np.int64)
+        names[self.layer.legend.ids] = np.arange(len(self.layer.legend))
+        kinds = [ROW_ID, BLOB, INT, INT, TEXT, REAL, REAL, INT, REAL, INT, *(REAL for _ in shares)]
+        rows = Rows(
+            layout=np.array(kinds, np.int8),
+            count=len(batch),
+            ints=np.stack(
+                [
+                    batch.region_id,
+                    self.layer.class_codes(batch.class_id),
+                    batch.pixels,
+                    np.where(least == NO_CONFIDENCE, NULL_INT, least),
+                ]
             ),
+            reals=np.stack([batch.area_m2, batch.perimeter_m, batch.mean_confidence, *shares]),
+            blobs=encoded.data,
+            blob_offsets=encoded.offsets,
+            text_of_row=names[batch.class_id],
+            texts=self.layer.legend.names,
         )
+        return rows, encoded.boxes
+
+    def finish(self) -> None:
+        """Close the trees of pages."""
+        for table in (self.features, self.tree.rows, self.tree.nodes):
+            table.finish()
+        self.pages.finish()
+
+
+def _append(table: _Table, batch: tuple[Rows, NDArray[np.float64]]) -> None:
+    """Store rows and their part of the index."""
+    rows, boxes = batch
+    table.features.add(rows)
+    table.tree.add(boxes)
+    table.box[:2] = np.minimum(table.box[:2], boxes[:, :2].min(axis=0))
+    table.box[2:] = np.maximum(table.box[2:], boxes[:, 2:].max(axis=0))
+
+
+def _index_name(layer: Layer) -> str:
+    return f"rtree_{layer.name}_{GEOMETRY}"
+
+
+def _complete(connection: sqlite3.Connection, table: _Table, empty: _Empty) -> None:
+    """Index, extent, count and triggers, as GDAL leaves them."""
+    name, count = table.layer.name, table.count
+    table.tree.finish(connection, _index_name(table.layer))
+    if count:
+        connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (name, count))
         connection.execute(
-            "INSERT INTO gpkg_contents (table_name, data_type, identifier, description, last_change)"
-            " VALUES ('layer_styles', 'attributes', 'layer_styles', '', ?)",
-            (_timestamp(date),),
+            "UPDATE gpkg_contents SET min_x = ?, min_y = ?, max_x = ?, max_y = ? WHERE table_name = ?",
+            (*table.box.tolist(), name),
         )
+    connection.execute("UPDATE gpkg_ogr_contents SET feature_count = ? WHERE table_name = ?", (count, name))
+    for sql in empty.triggers:
+        connection.execute(sql)
 
 
-def _check_count(path: Path, layer: str, count: int) -> None:
-    """Raise when the finished file does not hold `count` features."""
-    with closing(sqlite3.connect(path)) as connection:
-        query = "SELECT feature_count FROM gpkg_ogr_contents WHERE table_name = ?"
-        found = connection.execute(query, (layer,)).fetchone()
-    if found != (count,):
-        raise OSError(f"{found} features in the file, {count} were written")
-
-
-def _no_regions() -> RegionBatch:
-    integers, reals = np.empty(0, np.int64), np.empty(0, np.float64)
-    return RegionBatch(
-        region_id=integers,
-        class_id=np.empty(0, np.uint8),
-        pixels=integers,
-        area_m2=reals,
-        mean_confidence=reals,
-        polygons=no_polygons(),
+def _embed_style(connection: sqlite3.Connection, layer: Layer) -> None:
+    """Add the layer_styles table from which QGIS takes a layer's default style."""
+    connection.execute(_LAYER_STYLES)
+    connection.execute(
+        "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column,"
+        " styleName, styleQML, styleSLD, useAsDefault, description, owner, ui, update_time)"
+        " VALUES ('', '', ?, ?, ?, ?, ?, 1, ?, '', NULL, ?)",
+        (
+            layer.name,
+            GEOMETRY,
+            layer.name,
+            polygon_qml(layer.legend, codes=layer.codes),
+            polygon_sld(layer.legend, layer=layer.name, codes=layer.codes),
+            f"Classes of {layer.name}",
+            _timestamp(layer.date),
+        ),
     )
+    _register(connection, "layer_styles", "", layer.date)
+
+
+def _add_summary(connection: sqlite3.Connection, totals: Totals, layer: Layer) -> None:
+    """Add the table of totals by class."""
+    connection.execute(_CLASS_SUMMARY)
+    connection.executemany(
+        f"INSERT INTO {SUMMARY} (class_id, class_name, color, polygons, pixels, area_m2, share,"  # noqa: S608
+        " mean_confidence, area_change_m2) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (
+                layer.code(row.class_id),
+                row.class_name,
+                row.color,
+                row.polygons,
+                row.pixels,
+                row.area_m2,
+                row.share,
+                row.mean_confidence,
+                row.area_change_m2,
+            )
+            for row in totals.rows(layer.legend)
+        ],
+    )
+    _register(connection, SUMMARY, f"Totals of {layer.name} by class", layer.date)
+
+
+def _register(connection: sqlite3.Connection, table: str, description: str, date: datetime) -> None:
+    """List a table without geometry in the contents."""
+    connection.execute(
+        "INSERT INTO gpkg_contents (table_name, data_type, identifier, description, last_change)"
+        " VALUES (?, 'attributes', ?, ?, ?)",
+        (table, table, description, _timestamp(date)),
+    )
+
+
+def _check_count(connection: sqlite3.Connection, layer: str, count: int) -> None:
+    """Raise when the finished file does not hold `count` features."""
+    found = connection.execute(f"SELECT count(*) FROM {_quoted(layer)}").fetchone()  # noqa: S608
+    if found != (count,):
+        raise OSError(f"{found[0]} features in the file, {count} were written")
+
+
+def _quoted(name: str) -> str:
+    """`name` as SQL spells a name."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _timestamp(date: datetime) -> str:
@@ -273,18 +373,21 @@ def _timestamp(date: datetime) -> str:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path, *, what: str = "the GeoPackage") -> Iterator[None]:
     """Failures to write inside the block, as OutputError; those of the caller's batches stay outside."""
+    import pyogrio.errors
+
     try:
         yield
     except (
         pyogrio.errors.DataSourceError,
         pyogrio.errors.DataLayerError,
+        pyogrio.errors.FeatureError,
         sqlite3.Error,
         OSError,
     ) as error:
         message = explain(
-            "the GeoPackage cannot be written",
+            f"{what} cannot be written",
             at=path,
             expected="a folder that can be written to, with space left",
             found=error,
@@ -296,6 +399,8 @@ def _explained(path: Path) -> Iterator[None]:
 @contextmanager
 def _gdal_options(**options: str) -> Iterator[None]:
     """GDAL's settings inside the block, the former ones after it; they are the process's, not a thread's."""
+    import pyogrio
+
     before = {name: pyogrio.get_gdal_config_option(name) for name in options}
     pyogrio.set_gdal_config_options(options)
     try:

@@ -1,29 +1,32 @@
-"""Polygons of one tile: its regions traced along pixel corners, with their sums and edges."""
+"""Outlines of one tile: its regions traced along pixel corners, with their sums and edges."""
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, fields
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from rasterio.features import shapes
 
-from geoseg.regions import Edges, RegionTable, edges_of, find_regions
-from geoseg.vector.polygons import Polygons, canonical, concatenate
+from geoseg.regions import (
+    Components,
+    Connectivity,
+    Edges,
+    RegionTable,
+    class_mix,
+    find_components,
+    measure_regions,
+    seam_sides,
+)
+from geoseg.vector.outlines import Outlines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
+    from geoseg.vector.rings import Rings
+    from geoseg.vector.simplify import Generalisation
     from geoseg.windows import Window
-
-_shapes_lock = threading.Lock()
-
-_POLYGONS_AT_ONCE = 8192
-"""Polygons held as Python lists before they become arrays: those lists are twenty times larger."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,27 +35,38 @@ class TileRegions:
 
     table: RegionTable
     """Class, sums and first pixel of each region."""
-    polygons: Polygons
-    """Outline of each region, in pixel coordinates of the scene, in canonical form."""
+    outlines: Outlines
+    """Of each region. Along seams every lattice point is a vertex, and none there is fixed."""
     edges: Edges
     """Labels and classes along the four sides of the core."""
+    touching: NDArray[np.bool_]
+    """Shape (regions,): True where a pixel lies beside a seam, so that other tiles have a say in the outline;
+    the others are finished."""
+    obstacles: NDArray[np.int32]
+    """Shape (n, 2), column and row: vertices as they were, for lines that are generalised after merging."""
 
     def __len__(self) -> int:
         return len(self.table)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Plain arrays by name, for an .npz without pickle; `from_arrays` restores an equal value."""
-        parts = (self.table, self.polygons)
+        parts = (self.table, self.outlines)
         arrays = {f.name: getattr(part, f.name) for part in parts for f in fields(part)}
-        return arrays | self.edges.to_arrays()
+        arrays |= {"touching": self.touching, "obstacles": self.obstacles}
+        known = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
+        return known | self.edges.to_arrays()
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> TileRegions:
         """The regions in `arrays`."""
+        table = {f.name: arrays[f.name] for f in fields(RegionTable) if f.name in arrays}
+        outlines = {f.name: arrays[f.name] for f in fields(Outlines) if f.name != "scale"}
         return cls(
-            table=RegionTable(**{f.name: arrays[f.name] for f in fields(RegionTable)}),
-            polygons=Polygons(**{f.name: arrays[f.name] for f in fields(Polygons)}),
+            table=RegionTable(**table),
+            outlines=Outlines(**outlines, scale=int(arrays["scale"])),
             edges=Edges.from_arrays(arrays),
+            touching=arrays["touching"],
+            obstacles=arrays["obstacles"],
         )
 
 
@@ -62,65 +76,81 @@ def trace_tile(
     confidence: NDArray[np.uint8] | None,
     pixel_area: NDArray[np.floating],
     core: Window,
+    scene: Window,
     nodata: int,
+    connectivity: Connectivity = 4,
+    generalise: Generalisation | None = None,
+    original: NDArray[np.uint8] | None = None,
+    original_ids: NDArray[np.uint8] | None = None,
 ) -> TileRegions:
-    """The regions of a tile with polygons, sums and edges.
+    """The regions of a tile with outlines, sums and edges.
 
     Args:
         classes: class ids, of the core's shape.
         confidence: percent 0..100 or 255 for none, of the core's shape; None when there is none at all.
         pixel_area: m2 of each pixel, broadcastable to the core's shape.
         core: where the tile is in the scene.
+        scene: all pixels of the product; where the core ends and the scene does not, there is a seam.
         nodata: the value in `classes` that is no class.
+        connectivity: 4, or 8 if pixels that touch at corners are connected too.
+        generalise: how lines are simplified; None leaves them on the pixels' sides.
+        original: class ids before small regions were dissolved, to count what regions are mixed of.
+        original_ids: which classes to count there; None: all 256.
     """
-    labels, table = find_regions(
-        classes, confidence=confidence, pixel_area=pixel_area, core=core, nodata=nodata
-    )
-    return TileRegions(table=table, polygons=_trace(labels, core), edges=edges_of(labels, classes))
+    from geoseg.vector.rings import assemble
+
+    found = find_components(classes, core=core, scene=scene, nodata=nodata, connectivity=connectivity)
+    mix = None
+    if original is not None:
+        ids = np.arange(256, dtype=np.uint8) if original_ids is None else original_ids
+        mix = class_mix(found, original, ids, core=core)
+    table = measure_regions(found, classes, confidence=confidence, pixel_area=pixel_area, core=core, mix=mix)
+    edges = found.edges(classes)
+    touching = _touching(edges, core, scene, len(table))
+    keep_outline = generalise is not None and generalise.keep_outline
+    traced = _trace(found, core, keep_outline=keep_outline)
+    del found  # its labels are the largest array there is, and the next step takes as much
+    outlines = assemble(traced.rings, polygon=traced.polygon, region=traced.region, starts_differ=True)
+    obstacles = np.empty((0, 2), np.int32)
+    if generalise is not None:
+        from geoseg.vector.simplify import generalise_tile
+
+        outlines, obstacles = generalise_tile(outlines, core=core, scene=scene, how=generalise)
+    return TileRegions(table=table, outlines=outlines, edges=edges, touching=touching, obstacles=obstacles)
 
 
-def _trace(labels: NDArray[np.int32], core: Window) -> Polygons:
-    """One polygon per label, in the order of labels."""
-    traced = list(_trace_chunks(labels, core))
-    polygons = concatenate([p for p, _ in traced])
-    order = np.argsort(np.concatenate([np.empty(0, np.int32), *(found for _, found in traced)]))
-    return polygons.take(order)
+def outline(found: Components, core: Window, *, keep_outline: bool = False) -> Outlines:
+    """One outline per region, in the order of labels, of pieces that are polygons.
 
-
-def _trace_chunks(labels: NDArray[np.int32], core: Window) -> Iterator[tuple[Polygons, NDArray[np.int32]]]:
-    """Polygons and their labels, some thousands at a time."""
-    found: list[int] = []
-    polygons: list[list[list[tuple[float, float]]]] = []
-    for geometry, label in _shapes(labels):
-        found.append(int(label))
-        polygons.append(geometry["coordinates"])
-        if len(found) == _POLYGONS_AT_ONCE:
-            yield _as_arrays(polygons, core), np.array(found, np.int32)
-            found, polygons = [], []
-    if found:
-        yield _as_arrays(polygons, core), np.array(found, np.int32)
-
-
-def _shapes(labels: NDArray[np.int32]) -> Iterator[tuple[Any, float]]:
-    """Rasterio's shapes, started by one thread at a time.
-
-    All of its C code runs before the first shape comes, inside `warnings.catch_warnings`, which replaces the
-    process's warning filters and is not safe in threads: others would see its warnings, or lose theirs.
+    A vertex is fixed where three regions meet and on the scene's border and, if asked for, where the region
+    lies beside nodata.
     """
-    found = shapes(labels, mask=labels > 0, connectivity=4)
-    with _shapes_lock:
-        first = next(found, None)
-    return iter(()) if first is None else chain([first], found)
+    from geoseg.vector.rings import assemble
+
+    traced = _trace(found, core, keep_outline=keep_outline)
+    return assemble(traced.rings, polygon=traced.polygon, region=traced.region, starts_differ=True)
 
 
-def _as_arrays(polygons: list[list[list[tuple[float, float]]]], core: Window) -> Polygons:
-    """Lists of rings of points relative to the core, as canonical polygons of the scene."""
-    rings = list(chain.from_iterable(polygons))
-    points = np.fromiter(chain.from_iterable(chain.from_iterable(rings)), np.float64).reshape(-1, 2)
-    coords = points.astype(np.int32) + np.array([core.col, core.row], np.int32)
-    raw = Polygons(
-        coords=coords,
-        ring_offsets=np.cumsum([0, *map(len, rings)], dtype=np.int64),
-        polygon_offsets=np.cumsum([0, *map(len, polygons)], dtype=np.int64),
-    )
-    return canonical(raw.to_shapely())
+class _Traced(NamedTuple):
+    """Rings with the polygon of each, and the region of each polygon."""
+
+    rings: Rings
+    polygon: NDArray[np.int64]
+    region: NDArray[np.int64]
+
+
+def _trace(found: Components, core: Window, *, keep_outline: bool) -> _Traced:
+    from geoseg.vector.walk import trace_rings
+
+    rings, piece = trace_rings(found.framed, origin=(core.row, core.col), keep_outline=keep_outline)
+    return _Traced(rings, piece - 1, found.region[1:].astype(np.int64) - 1)
+
+
+def _touching(edges: Edges, core: Window, scene: Window, regions: int) -> NDArray[np.bool_]:
+    """Which regions have a pixel beside a seam."""
+    touching = np.zeros(regions + 1, np.bool_)
+    sides = (edges.top, edges.bottom, edges.left, edges.right)
+    for strip, seam in zip(sides, seam_sides(core, scene), strict=True):
+        if seam:
+            touching[strip[0]] = True
+    return touching[1:]

@@ -1,14 +1,14 @@
-"""vectorize, evaluate, info, models, train, and what every command has in common."""
+"""evaluate, info, models, train, and what every command has in common."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
 import geopandas
 import numpy as np
-import pyogrio
 import pytest
 import rasterio
 from shapely.geometry import box
@@ -32,33 +32,6 @@ def class_raster(make_raster, legend):
         return path
 
     return write
-
-
-LEGEND_YAML = """\
-classes:
-  - {id: 0, name: sea, color: "#0000ff"}
-  - {id: 7, name: land, color: "#00ff00"}
-nodata: 255
-"""
-
-
-def test_vectorize(geoseg, class_raster, tmp_path) -> None:
-    out = tmp_path / "out.gpkg"
-    answer = geoseg("vectorize", class_raster(), "-o", out, "--json")
-    assert answer.code == 0
-    assert answer.document == {"path": str(out), "polygons": 2, "pixels": {"0": 1050, "7": 1050, "255": 300}}
-    assert set(pyogrio.read_dataframe(out, layer="landuse").class_name) == {"water", "forest"}
-    again = geoseg("vectorize", class_raster(), "-o", out)
-    assert (again.code, "--overwrite" in again.message) == (1, True)
-
-
-def test_vectorize_with_a_legend_file(geoseg, class_raster, tmp_path) -> None:
-    (tmp_path / "legend.yaml").write_text(LEGEND_YAML)
-    out = tmp_path / "out.gpkg"
-    answer = geoseg("vectorize", class_raster(own=False), "-o", out, "--legend", tmp_path / "legend.yaml")
-    assert answer.code == 0
-    assert f"2 polygons in {out}" in answer.out
-    assert set(pyogrio.read_dataframe(out, layer="landuse").class_name) == {"sea", "land"}
 
 
 def test_evaluate_against_a_raster(geoseg, class_raster, make_raster, tmp_path) -> None:
@@ -126,6 +99,59 @@ def test_info_says_whether_they_fit(geoseg, make_scene, make_raster, package) ->
     assert document["fits"] is False
     assert len(document["why_not"]) == 2
     assert "band" in document["why_not"][0]
+
+
+def test_info_takes_what_is_declared_as_predict_does(geoseg, make_scene, make_raster, package) -> None:
+    """Whatever predict accepts fits, and what it refuses does not."""
+    with rasterio.open(make_scene()) as dataset:
+        values = dataset.read()
+    named = {"descriptions": ("red", "green", "blue")}
+    wide = make_raster(values.astype(np.uint16) * 2, name="wide.tif", **named)
+    refused = geoseg("info", wide, "-m", package, "--json")
+    assert (refused.code, refused.document["fits"]) == (1, False)
+    scaled = geoseg("info", wide, "-m", package, "--scale", 0.5, "--offset", 1, "--nodata", 0, "--json")
+    assert (scaled.code, scaled.document["fits"]) == (0, True)
+    assert scaled.document["no_data"] == ["nodata 0, as given"]
+    files = [make_raster(b, name=f"{n}.tif") for n, b in zip(named["descriptions"], values, strict=True)]
+    bands = [f"{f.stem}={f}" for f in files]
+    stack = geoseg("info", *bands, "-m", package, "--json").document
+    assert (stack["bands"], stack["fits"]) == (["red", "green", "blue"], True)
+
+
+def test_info_on_a_mosaic_and_on_too_much(geoseg, make_scene, make_raster, package) -> None:
+    halves = [make_scene((60, 40), name="west.tif")]
+    with rasterio.open(halves[0]) as dataset:
+        values, transform = dataset.read(), dataset.transform
+    east = transform @ rasterio.Affine.translation(40, 0)
+    halves.append(make_raster(values, name="east.tif", transform=east, nodata=0,
+                              descriptions=("red", "green", "blue")))  # fmt: skip
+    whole = geoseg("info", *halves, "--mosaic", "-m", package, "--json").document
+    assert (whole["size_px"], whole["fits"]) == ("60 x 80 (rows x columns)", True)
+    two = geoseg("info", *halves)
+    assert (two.code, "these are 2 scenes" in two.message, "--mosaic" in two.message) == (2, True, True)
+    for arguments in ((package, "-m", package), (package, halves[0])):
+        mixed = geoseg("info", *arguments)
+        assert (mixed.code, "is a model, and info tells of one thing" in mixed.message) == (2, True)
+
+
+def test_info_holds_a_scene_against_every_model(geoseg, make_scene, package, tmp_path) -> None:
+    """Not against the last alone."""
+    card = json.loads((package / "model.json").read_text())
+    others = {
+        "wide": {"dtype": "uint16"},
+        "few": {"legend": {**card["legend"], "classes": card["legend"]["classes"][:2]}},
+    }
+    for name, changes in others.items():
+        shutil.copytree(package, tmp_path / name)
+        (tmp_path / name / "model.json").write_text(json.dumps(card | changes))
+    scene = make_scene()
+    several = [a for path in (tmp_path / "wide", tmp_path / "few", package) for a in ("-m", path)]
+    answer = geoseg("info", scene, *several, "--json")
+    assert (answer.code, answer.document["fits"]) == (1, False)
+    dtype, legend = answer.document["why_not"]
+    assert dtype.startswith(f"{tmp_path / 'wide'}: Expected uint16 values; found uint8")
+    assert "networks with different classes cannot vote" in legend
+    assert geoseg("info", scene, "-m", package, "-m", package).code == 0
 
 
 def test_models_lists_architectures_and_encoders(geoseg) -> None:

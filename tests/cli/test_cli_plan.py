@@ -71,3 +71,9 @@ def test_what_predict_would_refuse_plan_refuses(geoseg, make_raster, package) ->
     answer = geoseg("plan", path, "-m", package, "--no-run")
     assert answer.code == 1
     assert "uint16" in answer.message
+
+
+def test_plan_says_why_it_measures_no_cluster(geoseg, scene, package) -> None:
+    text = " ".join(geoseg("plan", "--help").out.split())
+    assert "but for --scheduler: what is measured is this machine" in text
+    assert geoseg("plan", scene, "-m", package, "--no-run", "--scheduler", "tcp://127.0.0.1:1").code == 2

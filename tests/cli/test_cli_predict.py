@@ -41,6 +41,8 @@ def test_predict_says_what_it_made_and_where(geoseg, scene, package, tmp_path) -
         assert (out / name).exists()
         assert str(out / name) in answer.out
     assert "field & meadow" in answer.out
+    ratio = read_manifest(out / "scene_manifest.json").seams["ratio"]
+    assert f"seams: the class changes {ratio:.2f} times as often where patches meet as beside" in answer.out
     assert "scene: tiles 1/1" in answer.err
     again = geoseg("predict", scene, "-m", package, "-o", out)
     assert again.code == 0
@@ -80,6 +82,29 @@ def test_threads_tile_size_and_products_left_out(geoseg, scene, package, tmp_pat
     assert (done["execution"]["kind"], done["plan"]["tiles"], done["polygons"]) == ("threads", 4, None)
     assert {o["kind"] for o in done["outputs"]} == {"classes", "names", "style"}
     assert np.array_equal(read(tmp_path / "out" / "scene_classes.tif"), expected)
+
+
+def test_polygons_may_be_cleaned_generalised_and_of_other_formats(geoseg, scene, package, tmp_path) -> None:
+    out = tmp_path / "out"
+    command = (
+        "predict", scene, "-m", package, "-o", out, "--min-area", "0.1ha", "--simplify", "2px", "--smooth",
+        "--connectivity", 8, "--class-fractions", "--format", "gpkg", "--format", "fgb", "--crs", "EPSG:3035",
+    )  # fmt: skip
+    answer = geoseg(*command)
+    assert answer.code == 0, answer.err
+    for name in ("scene.gpkg", "scene.fgb", "scene_classes_mmu.tif", "hectares of polygons"):
+        assert name in answer.out
+    assert "mmu.qml" not in answer.out
+    options = read_manifest(out / "scene_manifest.json").options["polygons"]
+    assert options == {
+        "connectivity": 8, "min_area": "1000 m2", "simplify": "2 px", "smooth": True, "keep_outline": False,
+        "class_fractions": True, "crs": "EPSG:3035", "formats": ["gpkg", "fgb"],
+    }  # fmt: skip
+    assert "complete already" in geoseg(*command).out
+    other = geoseg(*command, "--keep-outline")
+    assert (other.code, "--overwrite" in other.message) == (1, True)
+    contradiction = geoseg("predict", scene, "-m", package, "-o", out, "--keep-outline")
+    assert (contradiction.code, "give one of them" in contradiction.message) == (2, True)
 
 
 def test_band_files_are_one_scene(geoseg, scene, package, make_raster, tmp_path, expected) -> None:
@@ -165,7 +190,7 @@ def test_overwrite_replaces_another_jobs_product(geoseg, scene, package, tmp_pat
     assert geoseg(*command).code == 0
     refused = geoseg(*command, "--stitch", "blend")
     assert refused.code == 1
-    assert "--overwrite" in refused.message
+    assert "which differs in --stitch: no there, yes now. Give --overwrite" in refused.message
     assert geoseg(*command, "--stitch", "blend", "--overwrite").code == 0
     assert read_manifest(tmp_path / "out" / "scene_manifest.json").options["blend"] is True
 

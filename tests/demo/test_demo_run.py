@@ -14,7 +14,7 @@ from geoseg.cli.main import main
 from geoseg.config import TrainConfig, load
 from geoseg.demo.run import QUICK, SUMMARY_NAME, DemoSettings, run_demo
 from geoseg.errors import OutputError
-from geoseg.evaluate import Evaluation
+from geoseg.evaluation import Evaluation
 from geoseg.manifest import read_manifest
 from geoseg.package import read_card
 

@@ -8,16 +8,19 @@ from importlib import import_module
 import pytest
 import segmentation_models_pytorch as smp
 
+from geoseg.cli import plan, predict
 from geoseg.errors import UsageError
-from geoseg.models.catalogue import architectures, describe
+from geoseg.models.catalogue import RUNTIMES, architectures, describe
 from geoseg.models.registry import encoders
 
 
 def test_listing_needs_no_torch():
     program = (
-        "import sys; from geoseg.models.catalogue import architectures;"
+        "import sys; from geoseg.models.catalogue import RUNTIMES, architectures;"
         "assert all(a.summary and a.paper for a in architectures().values());"
-        "heavy = {'torch', 'torchvision', 'timm', 'segmentation_models_pytorch', 'dask'} & set(sys.modules);"
+        "assert all(r.summary and r.installed in {True, False} for r in RUNTIMES.values());"
+        "heavy = {'torch', 'torchvision', 'timm', 'segmentation_models_pytorch', 'dask', 'onnxruntime',"
+        "'openvino', 'numpy'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -50,3 +53,9 @@ def test_table_cannot_be_changed():
 def test_unknown_name_lists_all_and_the_closest():
     with pytest.raises(UsageError, match=r"no architecture 'u-net'.*Did you mean 'unet'\?.*fcn32s.*dpt"):
         describe("u-net")
+
+
+def test_runtimes_that_may_be_asked_for_are_those_there_are():
+    for command in (plan.command, predict.command):
+        [option] = [o for o in command.params if o.name == "runtime"]
+        assert set(option.type.choices) == {"auto", *RUNTIMES}

@@ -29,7 +29,7 @@ class Counting:
             self.inside -= 1
         return batch
 
-    def decide(self, batch, confidence):
+    def decide(self, batch, confidence, temperature=None):
         return self(batch)[:, 0].astype(np.uint8), None if confidence is None else batch
 
 

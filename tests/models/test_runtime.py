@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from geoseg.errors import PackageError, UsageError
-from geoseg.models import cuda, runtime, store
+from geoseg.models import catalogue, cuda, runtime, store
+from geoseg.models.catalogue import RUNTIMES
 from geoseg.models.devices import devices
-from geoseg.models.runtime import RUNTIMES, available_runtimes, load_predictor
+from geoseg.models.runtime import available_runtimes, load_predictor
 from geoseg.models.store import save_package
 from geoseg.package import CARD_NAME, Card, Graph, read_card
 
@@ -131,7 +132,7 @@ class TestRuntimes:
     )
     def test_of_others_make_one_call_of_all_cores(self, package, batch, monkeypatch, name, module, loader):
         asked = []
-        monkeypatch.setattr(runtime, "find_spec", lambda module: object())
+        monkeypatch.setattr(catalogue, "find_spec", lambda module: object())
         monkeypatch.setattr(
             import_module(f"geoseg.models.{module}"),
             loader,
@@ -149,7 +150,7 @@ class TestRuntimes:
 
     @pytest.mark.parametrize(("name", "extra"), [("openvino", "openvino"), ("onnxruntime", "onnx")])
     def test_that_are_not_installed_say_how(self, package, monkeypatch, name, extra):
-        monkeypatch.setattr(runtime, "find_spec", lambda module: None if module == name else object())
+        monkeypatch.setattr(catalogue, "find_spec", lambda module: None if module == name else object())
         with pytest.raises(UsageError, match=rf"no such package. pip install 'geoseg\[{extra}\]'"):
             load_predictor(package, runtime=name)
         assert name not in available_runtimes("cpu")
@@ -164,7 +165,7 @@ class TestRuntimes:
 
     def test_that_cannot_use_a_gpu_say_so(self, package, monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-        monkeypatch.setattr(runtime, "find_spec", lambda module: object())
+        monkeypatch.setattr(catalogue, "find_spec", lambda module: object())
         with pytest.raises(UsageError, match=r"'openvino', device 'cuda:0'.*the CPU; here are: cpu, cuda:0"):
             load_predictor(package, runtime="openvino", device="cuda:0")
         assert available_runtimes("auto") == tuple(n for n, r in RUNTIMES.items() if r.cuda)

@@ -67,6 +67,8 @@ def test_bands_are_found_by_key_name_or_common_name_also_inside_an_asset(item) -
 def test_bands_that_are_not_there_are_named_with_those_that_are(item, tmp_path) -> None:
     with pytest.raises(SceneError, match=r"item\.json. Expected swir; found B, B04, B08, G, R, nir, red"):
         open_item(item, bands=["swir"])
+    with pytest.raises(SceneError, match=r"The nearest there is B08 for b8, nir for nri\. Name the bands"):
+        open_item(item, bands=["b8", "red", "nri"])
     other = tmp_path / "other.json"
     other.write_text("{}")
     assert is_item(str(item))

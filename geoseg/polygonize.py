@@ -12,7 +12,7 @@ from geoseg.errors import LabelError, OutputError, SceneError, UsageError, expla
 from geoseg.execute import Execution, open_executor, run_tasks
 from geoseg.facts import versions
 from geoseg.files import require_writable, sweep
-from geoseg.legend import CodedLegend, Legend
+from geoseg.legend import IGNORE_INDEX, CodedLegend, Legend
 from geoseg.manifest import digest
 from geoseg.outlining import (
     CleanStores,
@@ -25,7 +25,7 @@ from geoseg.outlining import (
     trace_part,
 )
 from geoseg.raster.classes import as_it_stands, by_codes, open_class_band, require_few
-from geoseg.raster.legends import read_coded_legend, read_legend
+from geoseg.raster.legends import nodata_of, read_coded_legend, read_legend
 from geoseg.raster.parts import PartStore
 from geoseg.raster.scene import open_scene
 from geoseg.scratch import PARTS, at_work, forget, forget_abandoned, scratch_of
@@ -246,16 +246,29 @@ def _trace(job: _Job, execution: Execution, report: Progress) -> _Traced:
 def _meaning(job: _Job, crew: _Crew) -> tuple[ClassRaster, CodedLegend | None]:
     """The raster and its legend; that of plain bytes may follow from what is found in them."""
     given = job.legend
-    if job.scene.dtype == "uint8" and (given is None or given.is_plain):
+    is_plain = job.scene.dtype == "uint8" and (given is None or given.is_plain)
+    # Masks of 0 and 255 are common: with another nodata value declared, 255 is a class.
+    may_hold_255 = given is None and nodata_of(job.path, band=job.band) not in {None, IGNORE_INDEX}
+    found = _look(job, crew) if not is_plain or may_hold_255 else set()
+    if is_plain and IGNORE_INDEX not in found:
         return as_it_stands(job.scene, job.path, None if given is None else given.legend), given
+    legend = given or read_coded_legend(job.path, present=found, band=job.band)
+    _require_known(found - {legend.nodata}, legend, job.path)
+    return by_codes(job.scene, legend), legend
+
+
+def _look(job: _Job, crew: _Crew) -> set[int]:
+    """The values of the raster.
+
+    Raises:
+        SceneError: there are too many for classes.
+    """
     tasks = [ScanTask(scene=job.scene, core=tile.core) for tile in job.plan]
     found: set[int] = set()
     for values in crew.run("looking", scan_tile, tasks):
         found.update(values)
         require_few(job.scene, sorted(found))
-    legend = given or read_coded_legend(job.path, present=found, band=job.band)
-    _require_known(found - {legend.nodata}, legend, job.path)
-    return by_codes(job.scene, legend), legend
+    return found
 
 
 def _trace_tiles(job: _Job, raster: ClassRaster, how: Tracing, crew: _Crew) -> tuple[list[TileDone], int]:

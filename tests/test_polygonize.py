@@ -149,14 +149,10 @@ def test_a_legend_with_another_nodata_value(make_raster, tmp_path) -> None:
 
 
 def test_the_files_nodata_value_decides_what_is_no_class(make_raster, tmp_path) -> None:
-    """A mask of 0 and 255 with nodata 0 is neither empty nor silently cut: 255 is no class id."""
     values = blobs(ids=(1, 2), nodata=0)
     found = vectorize(make_raster(values, nodata=0), tmp_path / "a.gpkg")
     assert (found.legend.nodata, found.legend.names) == (0, ("class 1", "class 2"))
     assert found.pixels[0] == (values == 0).sum()
-    values[0, 0] = 255
-    with pytest.raises(LabelError, match=r"Expected class ids 0 to 254 \(nodata is 0\); found pixels of 255"):
-        vectorize(make_raster(values, nodata=0), tmp_path / "b.gpkg")
 
 
 def test_255_that_nobody_declared_is_refused_not_dropped(make_raster, legend, tmp_path) -> None:
@@ -516,3 +512,11 @@ def test_any_grid(make_raster, legend, tmp_path, name) -> None:
     assert frame.area_m2.tolist() == pytest.approx([abs(area) for area, _ in near], rel=1e-4)
     assert frame.perimeter_m.tolist() == pytest.approx([length for _, length in near], rel=1e-4)
     assert frame.area_m2.min() >= (50_000 if options.min_area.value > 1000 else 900)
+
+
+def test_a_mask_of_0_and_255_has_one_class(make_raster, tmp_path) -> None:
+    values = np.where(blobs() == 3, 255, 0).astype(np.uint8)
+    found = vectorize(make_raster(values, nodata=0), tmp_path / "mask.gpkg")
+    frame = geopandas.read_file(found.paths["gpkg"], layer="landuse")
+    assert set(frame["class_id"]) == {255}
+    assert frame["pixels"].sum() == np.count_nonzero(values)

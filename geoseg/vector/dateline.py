@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
+from geoseg.errors import UsageError, explain
 from geoseg.vector.wkb import Placed
 
 if TYPE_CHECKING:
@@ -19,27 +20,88 @@ if TYPE_CHECKING:
 
 _HALF = 180.0
 _TURN = 360.0
+_POLE = 90.0
 _GRAIN = 2.0**40
 """Parts of a degree to which coordinates are rounded, 0.1 micrometres: turns are then added and taken away
 without a rest."""
 
 
 def cut_at_date_line(placed: Placed) -> Placed:
-    """The same regions with longitudes of -180..180; what crosses is in several polygons."""
+    """The same regions with longitudes of -180..180; what crosses is in several polygons.
+
+    Raises:
+        UsageError: lines that are apart in the scene cross each other in degrees, as they may beside a pole.
+    """
     points = np.rint(placed.points * _GRAIN) / _GRAIN
     outside = np.abs(points[:, 0]) > _HALF
     points[outside, 0] -= _TURN * np.floor((points[outside, 0] + _HALF) / _TURN)
-    points[:, 1] = np.clip(points[:, 1], -90, 90)
+    points[:, 1] = np.clip(points[:, 1], -_POLE, _POLE)
+    points, ring_offsets = _opened_at_poles(points, placed.ring_offsets)
     wrapped = Placed(
         points=points,
-        ring_offsets=placed.ring_offsets,
+        ring_offsets=ring_offsets,
         polygon_offsets=placed.polygon_offsets,
         region_offsets=placed.region_offsets,
     )
     crossing = _crossing(wrapped)
     if not len(crossing):
         return wrapped
-    return _replaced(wrapped, crossing, [_cut_region(wrapped, r) for r in crossing.tolist()])
+    try:
+        cut = [_cut_region(wrapped, r) for r in crossing.tolist()]
+    except shapely.GEOSException as error:
+        raise UsageError(
+            explain(
+                "polygons cannot be cut at the date line",
+                at="scene",
+                expected="lines that stay apart in degrees",
+                found=error,
+                change="Choose a CRS made for this place, or simplify less.",
+            )
+        ) from error
+    return _replaced(wrapped, crossing, cut)
+
+
+def _opened_at_poles(
+    points: NDArray[np.float64], ring_offsets: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Rings whose corners at a pole are lines along it, and their offsets.
+
+    A pole has every longitude. A corner there becomes a line from the meridian on which the ring comes to the
+    one on which it goes, so that what is in between belongs to the region.
+    """
+    polar = np.abs(points[:, 1]) == _POLE
+    if not polar.any():
+        return points, ring_offsets
+    rings = np.split(points, ring_offsets[1:-1])
+    for ring in np.unique(np.searchsorted(ring_offsets, np.flatnonzero(polar), side="right") - 1).tolist():
+        rings[ring] = _opened(rings[ring])
+    return np.concatenate(rings), np.cumsum([0, *map(len, rings)])
+
+
+def _opened(ring: NDArray[np.float64]) -> NDArray[np.float64]:
+    """One ring; what runs along a pole, as the edge of a world map does, stays as it is."""
+    corners = ring[:-1]
+    at_pole = np.abs(corners[:, 1]) == _POLE
+    opened: list[NDArray[np.float64]] = []
+    for i, corner in enumerate(corners):
+        before, after = corners[i - 1], corners[(i + 1) % len(corners)]
+        if at_pole[i] and not at_pole[i - 1] and not at_pole[(i + 1) % len(corners)]:
+            opened.append(_along_pole(before[0], after[0], corner[1]))
+        else:
+            opened.append(corner[None])
+    line = np.concatenate(opened)
+    return np.concatenate([line, line[:1]])
+
+
+def _along_pole(start: float, stop: float, pole: float) -> NDArray[np.float64]:
+    """Points from one meridian to another; the region lies to the left, so westwards in the north."""
+    way = -((start - stop) % _TURN) if pole > 0 else (stop - start) % _TURN
+    lon = start + np.linspace(0, way, 2 + int(abs(way) // (_HALF / 2)))
+    lon = np.rint(lon * _GRAIN) / _GRAIN
+    outside = np.abs(lon) > _HALF
+    lon[outside] -= _TURN * np.floor((lon[outside] + _HALF) / _TURN)
+    lon[-1] = stop
+    return np.stack([lon, np.full(len(lon), pole)], axis=1)
 
 
 def _crossing(placed: Placed) -> NDArray[np.intp]:
@@ -69,8 +131,10 @@ def _cut_region(placed: Placed, region: int) -> Any:
 def _cut_ring(ring: NDArray[np.float64], *, outer: bool) -> Any:
     """What a ring encloses, within -180..180."""
     line, turns = _unrolled(ring)
-    if turns:  # around a pole: along its parallel back to where the ring began
-        pole = 90.0 if (turns > 0) == outer else -90.0
+    if turns:  # around a pole: along it back to where the ring began
+        pole = _POLE if (turns > 0) == outer else -_POLE
+        nearest = int(np.abs(pole - ring[:-1, 1]).argmin())  # from there, no other line is in the way
+        line, _ = _unrolled(np.concatenate([ring[nearest:-1], ring[: nearest + 1]]))
         line = np.concatenate([line, [[line[-1, 0], pole], [line[0, 0], pole], line[0]]])
     area = shapely.polygons(line)
     first = int(np.floor((line[:, 0].min() + _HALF) / _TURN))

@@ -130,7 +130,7 @@ def _create(path: Path, layer: Layer, *, multi: bool) -> None:
     """An empty layer as GDAL makes it: reference systems, metadata, index, triggers."""
     import pyogrio
 
-    crs = layer.crs or (None if layer.geobox.crs is None else layer.geobox.crs)
+    crs = layer.crs or layer.geobox.crs
     columns = _no_columns(layer)
     with _gdal_options(OGR_CURRENT_DATE=_timestamp(layer.date)), warnings.catch_warnings():
         # A scene without a CRS is written without one: that is what it is.

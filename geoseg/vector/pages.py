@@ -72,12 +72,13 @@ class PageFile:
 
     @classmethod
     def of(cls, file: IO[bytes]) -> PageFile:
-        """The pages of a file opened for reading and writing, which is not in WAL mode nor vacuums itself."""
+        """The pages of a file opened to read and write: in UTF-8, not in WAL mode, nor vacuuming itself."""
         file.seek(0)
         header = file.read(100)
         size = int.from_bytes(header[16:18], "big")
         size = 65536 if size == 1 else size
-        if not header.startswith(b"SQLite format 3\0") or header[18:20] != b"\1\1" or any(header[52:56]):
+        kept_plainly = header[18:20] == b"\1\1" and not any(header[52:56]) and header[59:60] == b"\1"
+        if not header.startswith(b"SQLite format 3\0") or not kept_plainly:
             raise OSError("not an SQLite file whose pages can be written as they are")
         count = file.seek(0, 2) // size
         return cls(file=file, page_bytes=size, usable_bytes=size - header[20], count=count)

@@ -158,7 +158,7 @@ def test_the_page_of_the_lock_byte_stays_empty(tmp_path, monkeypatch, kind):
     assert page == bytes(512)
 
 
-@pytest.mark.parametrize("pragma", ["journal_mode = WAL", "auto_vacuum = FULL"])
+@pytest.mark.parametrize("pragma", ["journal_mode = WAL", "auto_vacuum = FULL", "encoding = 'UTF-16'"])
 def test_files_that_are_kept_otherwise_are_refused(tmp_path, pragma):
     path = tmp_path / "a.db"
     with closing(sqlite3.connect(path)) as connection:

@@ -186,6 +186,47 @@ def test_a_region_around_a_pole_reaches_it(south):
     assert len(hit) == 3
 
 
+@pytest.mark.parametrize("south", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("corner", [(50, 50), (50, 49), (60, 50)])
+def test_a_pole_where_pixels_meet_belongs_to_all_of_them(south, turned, corner):
+    """Grids of polar products have a pixel's corner at the pole."""
+    classes = np.zeros((100, 100), np.uint8)
+    classes[: corner[0], corner[1] :] = 1
+    classes[corner[0] :, corner[1] :] = 9
+    a, b = (6000, 8000) if turned else (10_000, 0)
+    affine = Affine(a, b, -50 * (a + b), b, -a, 50 * (a - b))
+    source = "EPSG:3031" if south else "EPSG:3413"
+    geometries, batch = placed(classes, affine, source, "EPSG:4326")
+    assert_coverage(geometries)
+    areas = np.array([geodesic_area(g) for g in geometries])
+    assert areas == pytest.approx(batch.area_m2, rel=0.01)
+    col, row = np.meshgrid(np.arange(45, 55) + 0.5, np.arange(45, 55) + 0.5)
+    x, y = a * col + b * row + affine.c, b * col - a * row + affine.f
+    lon, lat = Transformer.from_crs(source, "EPSG:4326", always_xy=True).transform(x, y)
+    point, hit = inside(lon.ravel(), lat.ravel(), geometries)
+    assert np.array_equal(np.sort(point), np.arange(100))
+    assert np.array_equal(batch.class_id[hit], classes[45:55, 45:55].ravel()[point])
+
+
+@pytest.mark.parametrize("south", [False, True])
+@pytest.mark.parametrize("hook", [(10, 40), (40, 10), (70, 40), (40, 70)])
+def test_a_region_around_a_pole_may_have_arms_that_run_around_it(south, hook):
+    """Wherever its ring begins, another part of it may lie between there and the pole."""
+    classes = np.zeros((101, 101), np.uint8)
+    classes[40:61, 40:61] = 1
+    spiral = np.zeros_like(classes, bool)
+    spiral[30:33, 30:71] = spiral[30:71, 68:71] = spiral[68:71, 30:71] = spiral[36:71, 30:33] = True
+    spiral[36:39, 30:50] = spiral[36:41, 47:50] = True  # joins the middle
+    classes[spiral] = 1
+    classes[hook[0] : hook[0] + 20, hook[1] : hook[1] + 20][classes[hook[0] :, hook[1] :][:20, :20] == 0] = 9
+    affine = Affine(10_000, 0, -505_000, 0, -10_000, 505_000)
+    geometries, batch = placed(classes, affine, "EPSG:3031" if south else "EPSG:3413", "EPSG:4326")
+    assert_coverage(geometries)
+    areas = np.array([geodesic_area(g) for g in geometries])
+    assert areas == pytest.approx(batch.area_m2, rel=0.02)
+
+
 def test_scenes_far_from_the_line_keep_simple_polygons():
     geometries, _ = placed(random_map(), UTM_31, "EPSG:32631", "EPSG:4326")
     assert set(shapely.get_type_id(geometries).tolist()) == {shapely.GeometryType.POLYGON}

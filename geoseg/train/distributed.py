@@ -6,10 +6,11 @@ DistributedDataParallel averages gradients; the first process alone writes files
 
 from __future__ import annotations
 
+import itertools
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -113,11 +114,28 @@ def joined(wanted: str, *, batch_size: int) -> Iterator[Group]:
         )
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=_own_store(),
+        rank=int(os.environ["RANK"]),
+        world_size=size,
+    )
     try:
         yield Group(rank=distributed.get_rank(), size=size, device=device)
     finally:
         distributed.destroy_process_group()
+
+
+_joined = itertools.count()
+
+
+def _own_store() -> Any:
+    """Where the processes of this run find each other, under keys of its own.
+
+    torchrun keeps what was written: a second run in the same processes would find closed ports of the first.
+    """
+    store, _, _ = next(iter(distributed.rendezvous("env://")))  # type: ignore[attr-defined]
+    return distributed.PrefixStore(f"geoseg/{next(_joined)}", store)  # type: ignore[attr-defined]
 
 
 def wrapped(model: nn.Module, group: Group, *, bands: int) -> nn.Module:

@@ -137,14 +137,13 @@ class TestBroken:
         hash_before = graph_sha256(graph)
         place %= len(data)
         changed = data[place] != byte
-        start = data.index(onnx.load(graph).graph.SerializeToString())
         data[place] = byte
         graph.write_bytes(data)
         try:
             found = everything(graph)[1]
         except PackageError:
             return
-        assert found == hash_before or (changed and place >= start)
+        assert (found != hash_before) == changed
 
     def test_messages_nested_without_end(self, graph):
         inner = b""

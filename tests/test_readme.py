@@ -38,7 +38,8 @@ def folder(tmp_path_factory) -> Path:
 def test_every_command_of_the_readme_works_in_order(folder: Path) -> None:
     commands = [shlex.split(line, comments=True) for line in block("bash").splitlines()]
     assert {c[1] for c in commands} == {
-        "demo", "info", "plan", "predict", "export", "evaluate", "vectorize", "train", "models"
+        "demo", "info", "plan", "predict", "export", "evaluate", "sample", "vectorize", "train",
+        "models",
     }  # fmt: skip
     for command in commands:
         quick = ["--quick"] if command[1] == "demo" else []

@@ -74,7 +74,7 @@ class Totals:
         self.confidence += np.stack([_sums(of, percent), _sums(of, counted)], axis=1)
 
     def rows(self, legend: Legend) -> list[ClassRow]:
-        """One row per class of the legend that occurs, in the legend's order."""
+        """One row per class of the legend, in its order: who reads them learns what was looked for, too."""
         area = _real(self.area) if self.area_is_known else np.full(256, math.nan)
         parts = area if self.area_is_known else self.pixels.astype(np.float64)
         share = parts / max(parts.sum(), 1e-300)
@@ -92,7 +92,6 @@ class Totals:
                 area_change_m2=float(change[item.id]) if self.generalised else None,
             )
             for item in legend.classes
-            if self.polygons[item.id]
         ]
 
 

@@ -57,7 +57,7 @@ def test_vectorize_says_what_it_made(geoseg, class_raster, tmp_path) -> None:
         "pixels": {"0": 1051, "7": 1049, "nodata": 300}, "reused_tiles": 0,
     }  # fmt: skip
     assert {n: (c["class_id"], c["polygons"], c["pixels"]) for n, c in classes.items()} == {
-        "water": (0, 2, 1051), "forest": (7, 1, 1049)
+        "water": (0, 2, 1051), "field & meadow": (3, 0, 0), "forest": (7, 1, 1049)
     }  # fmt: skip
     assert classes["water"]["area_change_m2"] is None
     assert set(read(out).class_name) == {"water", "forest"}

@@ -53,11 +53,12 @@ def call_bytes_per_px(predict: Predict, *, bands: int, stride_px: int) -> int | 
         return None
     side = -(-_SIDE_PX // stride_px) * stride_px
     patch = np.random.default_rng(0).standard_normal((1, bands, side, side), dtype=np.float32)
-    predict(np.ascontiguousarray(patch[..., :stride_px, :stride_px]))  # one-off memory is taken now
+    first = predict(np.ascontiguousarray(patch[..., :stride_px, :stride_px]))  # one-off memory is taken now
+    least = first.shape[1] * first.itemsize  # the answer alone, even where its memory was there already
     with _large_blocks_go_back():
         before = _resident_bytes()
         peak = max(_peak_bytes(predict, patch) for _ in range(2))
-    per_px = _KEPT * max(0, peak - before) / side**2
+    per_px = max(least, _KEPT * (peak - before) / side**2)
     return max(_ROUND, -(-int(per_px) // _ROUND) * _ROUND)
 
 
